@@ -1,0 +1,28 @@
+"""Models from checkpoints, hub ids and shapes."""
+
+from transformers import AutoConfig, PreTrainedModel
+
+from models.shapes import shape_config
+from models.t5 import MODEL_CLASSES
+
+
+def load_model(name_or_path: str, **hub_options) -> PreTrainedModel:
+    """A T5-family checkpoint, with exits. The class follows from its `model_type`, never from its name.
+
+    hub_options: `revision`, `token`, `cache_dir`, `trust_remote_code` of transformers. Weights are
+    read from safetensors only. Raises OSError where there is no such checkpoint, ValueError for a
+    model type that has no exits here.
+    """
+    config = AutoConfig.from_pretrained(name_or_path, **hub_options)
+    if config.model_type not in MODEL_CLASSES:
+        raise ValueError(
+            f"{name_or_path} is a model of type {config.model_type!r}; known: {', '.join(MODEL_CLASSES)}"
+        )
+    return MODEL_CLASSES[config.model_type].from_pretrained(
+        name_or_path, config=config, use_safetensors=True, **hub_options
+    )
+
+
+def new_model(shape: str, vocab_size: int) -> PreTrainedModel:
+    """A model with random weights; shape: a name of `models.shapes.SHAPES`."""
+    return MODEL_CLASSES["t5"](shape_config(shape, vocab_size))

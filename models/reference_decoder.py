@@ -1,0 +1,58 @@
+"""The decoder of a T5-family model, advanced a token and a layer at a time.
+
+It runs transformers' own blocks, so that reference decoding inherits their arithmetic.
+"""
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask
+
+
+class ReferenceDecoder:
+    """`early_exit.DecoderSteps` over one source.
+
+    source: [1, length, d_model], the encoder's output; source_mask: [1, length] of 0 and 1, or None.
+    """
+
+    def __init__(self, model, source: Tensor, source_mask: Tensor | None = None):
+        self._model = model
+        self._stack = model.decoder
+        self._source = source
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._source_mask = create_bidirectional_mask(
+            config=self._stack.config,
+            inputs_embeds=source[:, :1],
+            attention_mask=source_mask,
+            encoder_hidden_states=source,
+        )
+        # Of the current position; the first layer computes them and the others share them.
+        self._position_bias = self._cross_bias = None
+        self.num_layers = len(self._stack.block)
+
+    def embed(self, token: Tensor) -> Tensor:
+        self._position_bias = None
+        return self._stack.embed_tokens(token)
+
+    def run_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        hidden, self._position_bias, self._cross_bias = self._stack.block[layer - 1](
+            hidden[:, None],  # [1, 1, d_model]
+            position_bias=self._position_bias,
+            encoder_hidden_states=self._source,
+            encoder_attention_mask=self._source_mask,
+            encoder_decoder_position_bias=self._cross_bias,
+            past_key_values=self._cache,
+        )
+        return hidden[:, 0]
+
+    def fill_layer(self, layer: int, hidden: Tensor) -> None:
+        sublayer = self._stack.block[layer - 1].layer[0]
+        attention, normed = sublayer.SelfAttention, sublayer.layer_norm(hidden)
+        shape = (1, 1, -1, attention.key_value_proj_dim)
+        keys, values = (
+            project(normed).view(shape).transpose(1, 2)  # [1, heads, 1, head_dim]
+            for project in (attention.k, attention.v)
+        )
+        self._cache.self_attention_cache.update(keys, values, layer - 1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self._model.exit_logits(hidden)

@@ -1,0 +1,127 @@
+"""T5-family models with an exit after every decoder layer.
+
+Subclasses of transformers' own models: an exit adds no weights, it reads a decoder layer's hidden
+state through the final layer norm and the LM head that the model has anyway. So a checkpoint saved
+from here is a plain T5 checkpoint.
+
+References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+from transformers.utils import ModelOutput
+
+from early_exit.losses import joint_cross_entropy, layer_weights
+from early_exit.policy import ExitPolicy
+from models.generation import early_exit_generate
+
+
+@dataclass
+class JointLossOutput(ModelOutput):
+    """loss: scalar; exit_losses: [L], mean cross-entropy of every trained exit, NaN for the others."""
+
+    loss: Tensor | None = None
+    exit_losses: Tensor | None = None
+
+
+class EarlyExitMixin:
+    """What an exit after every decoder layer adds to a T5-family model. Layers count from 1 to L."""
+
+    @property
+    def num_exits(self) -> int:
+        """L, the number of decoder layers."""
+        return len(self.decoder.block)
+
+    def head_input(self, normed: Tensor) -> Tensor:
+        """What the LM head reads: `normed` [..., d_model], scaled where this model scales it.
+
+        Only T5's original checkpoints scale; T5 v1.1, Flan, mT5 and UMT5 do not. transformers keeps
+        that in `scale_decoder_outputs`; `tie_word_embeddings` no longer tells them apart.
+        """
+        scaled = getattr(self.config, "scale_decoder_outputs", False)
+        return normed * self.config.d_model**-0.5 if scaled else normed
+
+    def exit_logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model]."""
+        return self.lm_head(self.head_input(self.decoder.final_layer_norm(hidden)))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        exit_loss: str | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs,
+    ):
+        """transformers' forward, or with `exit_loss` the joint training loss over all exits.
+
+        exit_loss: a name of `early_exit.losses.LAYER_WEIGHTINGS`. The loss is then a sum over
+        tokens divided by `num_items_in_batch` (by the number of unmasked labels if None), which
+        makes it right under gradient accumulation; no logits are returned.
+        """
+        if exit_loss is None:
+            return super().forward(
+                input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
+            )
+        if labels is None:
+            raise ValueError("exit_loss needs labels")
+        states = self._exit_states(input_ids, attention_mask, labels, **kwargs)
+        loss, exit_losses = joint_cross_entropy(
+            [state.flatten(0, 1) for state in states],  # each [batch * length, d_model]
+            self.lm_head.weight,
+            labels.flatten(),
+            layer_weights(exit_loss, self.num_exits),
+        )
+        tokens = (labels != -100).sum().clamp(min=1)
+        return JointLossOutput(
+            loss=loss / (tokens if num_items_in_batch is None else num_items_in_batch),
+            exit_losses=exit_losses / tokens,
+        )
+
+    def _exit_states(self, input_ids, attention_mask, labels, encoder_outputs=None, **kwargs) -> list[Tensor]:
+        """Inputs of the LM head at every exit, L tensors [batch, length, d_model]."""
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        decoder_input_ids = kwargs.get("decoder_input_ids")
+        if decoder_input_ids is None:
+            decoder_input_ids = self._shift_right(labels)
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoder_outputs[0],
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        # hidden_states: the embeddings, then every layer; only the last is normed already.
+        inner = outputs.hidden_states[1:-1]
+        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in inner]
+        return [self.head_input(state) for state in (*normed, outputs.last_hidden_state)]
+
+    def generate(self, *args, exit_policy: ExitPolicy | None = None, **kwargs):
+        """transformers' `generate`; with `exit_policy`, tokens leave where the policy says.
+
+        Greedy decoding and sampling, logits processors and stopping criteria work as ever; beams are
+        refused. With `return_dict_in_generate=True` the result holds exit layers and confidences,
+        see `models.generation.EarlyExitOutput`.
+        """
+        if exit_policy is not None:
+            kwargs.update(custom_generate=early_exit_generate, exit_policy=exit_policy)
+        elif kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:
+            # transformers sizes its default cache by the encoder's layers and fails on a deeper decoder.
+            kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        return super().generate(*args, **kwargs)
+
+
+class EarlyExitT5(EarlyExitMixin, T5ForConditionalGeneration):
+    """T5, T5 v1.1, Flan-T5, ByT5."""
+
+
+class EarlyExitMT5(EarlyExitMixin, MT5ForConditionalGeneration):
+    """mT5."""
+
+
+MODEL_CLASSES = {"t5": EarlyExitT5, "mt5": EarlyExitMT5}

@@ -1,0 +1,233 @@
+"""Train a T5 with an exit after every decoder layer on a summarization task, and evaluate its exits.
+
+    python run_summarization.py --model_shape small --dataset_name embedded --source_prefix "summarize: " \
+        --do_train --output_hidden_states_decoder True --intermediate_loss_fn weighted_ce --output_dir save/small
+    python run_summarization.py --model_name_or_path save/small --dataset_name embedded \
+        --source_prefix "summarize: " --do_eval --predict_with_generate --deploy_scenario True \
+        --use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9 --output_dir save/softmax_0.9
+
+Or with one JSON or YAML file of the same names: `python run_summarization.py settings.yaml`.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    HfArgumentParser,
+    PreTrainedModel,
+    Seq2SeqTrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging
+
+from models.loading import load_model, new_model
+from trainers.generation import GenerationSettings
+from trainers.joint import JointTrainer
+from util.arguments import DataArguments, ExitArguments, ModelArguments, check_arguments
+from util.data import load_split, tokenize
+from util.errors import UsageError
+from util.files import whole_folder_contents, write_text
+from util.metrics import rouge_of_tokens, sentence_splitter
+from util.results import SweepTable, provenance, sweep_context, write_results
+from util.run_folder import finish_run, prepare_run
+from util.settings import run_settings, sweep_settings
+from util.tokenizer import train_tokenizer
+
+logger = logging.get_logger(__name__)
+Arguments = tuple[ModelArguments, DataArguments, ExitArguments, Seq2SeqTrainingArguments]
+
+
+def main() -> int:
+    """Runs the command line. Returns the exit code: 0, or 2 after one line about bad input."""
+    try:
+        run(*parse_arguments(sys.argv[1:]))
+    except UsageError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments(argv: list[str]) -> Arguments:
+    """The flags, or the contents of one JSON or YAML file. Raises UsageError for bad ones."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, ExitArguments, Seq2SeqTrainingArguments))
+    try:
+        if len(argv) == 1 and argv[0].endswith(".json"):
+            arguments = parser.parse_json_file(argv[0])
+        elif len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
+            arguments = parser.parse_yaml_file(argv[0])
+        else:
+            arguments = parser.parse_args_into_dataclasses(argv)
+    except (ValueError, OSError) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    check_arguments(*arguments)
+    return arguments
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    exit_args: ExitArguments,
+    training: Seq2SeqTrainingArguments,
+) -> None:
+    """Loads, checks, then trains, evaluates and predicts as asked. Writes nothing before all is checked."""
+    logging.set_verbosity(training.get_process_log_level())
+    set_seed(training.seed)
+    texts = load_texts(model_args, data_args, training)
+    model, tokenizer = load_model_and_tokenizer(model_args, texts)
+    policies = exit_args.policies(model.num_exits)
+    folder = Path(training.output_dir)
+    if exit_args.is_sweep:
+        context = sweep_settings(model_args, data_args, training)
+        if sweep_context(folder) != context:
+            prepare_run(folder, context, exit_args.overwrite_output_dir)
+        checkpoint = None
+    else:
+        settings = run_settings(model_args, data_args, exit_args, training)
+        with training.main_process_first(desc="preparing the output folder"):
+            checkpoint = prepare_run(folder, settings, exit_args.overwrite_output_dir)
+    trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
+    source = {**provenance(training.seed), "sentence_splitter": sentence_splitter()[1]}
+    if training.do_train:
+        train(trainer, tokenizer, checkpoint, source)
+    if exit_args.is_sweep:
+        sweep(trainer, policies, exit_args, SweepTable(folder, context, source))
+    elif training.do_eval:
+        trainer.generation = generation_settings(policies[0], exit_args)
+        report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)
+    if training.do_predict:
+        trainer.generation = generation_settings(policies[0], exit_args)
+        predict(
+            trainer,
+            tokenizer,
+            tokenize(texts["test"], tokenizer, data_args, data_args.generation_length),
+            source,
+        )
+    if trainer.is_world_process_zero():
+        finish_run(folder)
+
+
+def load_texts(model_args: ModelArguments, data_args: DataArguments, training) -> dict:
+    """The splits that the run needs, by name, as documents and summaries."""
+    wanted = {
+        "train": (training.do_train, data_args.max_train_samples),
+        "validation": (training.do_eval, data_args.max_eval_samples),
+        "test": (training.do_predict, data_args.max_predict_samples),
+    }
+    with training.main_process_first(desc="reading data"):
+        return {
+            split: load_split(split, data_args, model_args, limit)
+            for split, (needed, limit) in wanted.items()
+            if needed
+        }
+
+
+def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[PreTrainedModel, object]:
+    """The checkpoint, or random weights with a tokenizer trained from the training texts."""
+    hub_options = {
+        "revision": model_args.model_revision,
+        "token": model_args.token,
+        "cache_dir": model_args.cache_dir,
+        "trust_remote_code": model_args.trust_remote_code,
+    }
+    tokenizer_source = model_args.tokenizer_name or model_args.model_name_or_path
+    try:
+        if tokenizer_source is not None:
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_source, **hub_options)
+        else:
+            train_texts = [*texts["train"]["document"], *texts["train"]["summary"]]
+            tokenizer = train_tokenizer(train_texts, model_args.tokenizer_vocab_size)
+        if model_args.model_shape is not None:
+            return new_model(model_args.model_shape, len(tokenizer)), tokenizer
+        return load_model(model_args.model_name_or_path, **hub_options), tokenizer
+    except (OSError, ValueError) as error:
+        name = model_args.model_name_or_path or tokenizer_source
+        reason = " ".join(str(error).split("\n")[0].split())
+        raise UsageError(f"cannot load {name!r} as a T5-family model: {reason}") from error
+
+
+def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> JointTrainer:
+    """The trainer for training and evaluation, over tokenized texts."""
+    lengths = {"train": data_args.max_target_length, "validation": data_args.generation_length}
+    with training.main_process_first(desc="tokenizing"):
+        tokens = {
+            split: tokenize(texts[split], tokenizer, data_args, length)
+            for split, length in lengths.items()
+            if split in texts
+        }
+    if training.generation_max_length is None:
+        training.generation_max_length = data_args.generation_length
+    if training.generation_num_beams is None:
+        training.generation_num_beams = data_args.num_beams
+    rouge = rouge_of_tokens(tokenizer)
+    return JointTrainer(
+        model=model,
+        args=training,
+        train_dataset=tokens.get("train"),
+        eval_dataset=tokens.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
+        compute_metrics=lambda rows: rouge(rows.predictions, rows.label_ids),
+        layer_weighting=exit_args.layer_weighting,
+        generation=GenerationSettings(),
+    )
+
+
+def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:
+    """How one policy is decoded: by this project's loop as soon as an exit flag is on."""
+    return GenerationSettings(
+        policy=policy if exit_args.decodes_with_exits else None,
+        warm_up=exit_args.deploy_scenario,
+        synchronize=exit_args.use_synchronize,
+    )
+
+
+def train(trainer: JointTrainer, tokenizer, checkpoint: Path | None, source: dict) -> None:
+    """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results."""
+    if checkpoint is not None:
+        logger.warning(f"resuming from {checkpoint}")
+    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.is_world_process_zero():
+        with whole_folder_contents(trainer.args.output_dir) as scratch:
+            trainer.save_model(str(scratch))
+            tokenizer.save_pretrained(scratch)
+    trainer.save_state()
+    report(trainer, "train", result.metrics, len(trainer.train_dataset), source)
+
+
+def sweep(trainer: JointTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
+    """Evaluates the policies that the table lacks; the table is rewritten after each."""
+    for policy in policies:
+        if policy in table:
+            continue
+        trainer.generation = generation_settings(policy, exit_args)
+        metrics = trainer.evaluate()
+        if trainer.is_world_process_zero():
+            table.add(policy, metrics)
+    if trainer.is_world_process_zero():
+        print(table)
+
+
+def predict(trainer: JointTrainer, tokenizer, examples, source: dict) -> None:
+    """Generates for the test examples and writes generated_predictions.txt, one summary a line."""
+    output = trainer.predict(examples, metric_key_prefix="predict")
+    report(trainer, "predict", output.metrics, len(examples), source)
+    if trainer.is_world_process_zero() and trainer.args.predict_with_generate:
+        texts = tokenizer.batch_decode(output.predictions, skip_special_tokens=True)
+        lines = [" ".join(text.split()) for text in texts]
+        write_text(Path(trainer.args.output_dir) / "generated_predictions.txt", "\n".join(lines) + "\n")
+
+
+def report(trainer: JointTrainer, split: str, metrics: dict, samples: int, source: dict) -> None:
+    """Prints the metrics of a split and writes its result files."""
+    metrics[f"{split}_samples"] = samples
+    if trainer.is_world_process_zero():
+        print(f"***** {split} *****")
+        for name, value in sorted(metrics.items()):
+            print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+        write_results(Path(trainer.args.output_dir), split, metrics, source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

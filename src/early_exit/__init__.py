@@ -1,0 +1,22 @@
+"""Early-exit decoding: confidence measures, exit policies, decoding loops and training losses.
+
+Tensors in, tensors out: nothing here knows of transformers, flags or files.
+"""
+
+from early_exit.confidence import MEASURES, LayerView, get_measure
+from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
+from early_exit.policy import ExitPolicy
+from early_exit.reference import Decoded, DecoderSteps, decode_reference
+
+__all__ = [
+    "LAYER_WEIGHTINGS",
+    "MEASURES",
+    "Decoded",
+    "DecoderSteps",
+    "ExitPolicy",
+    "LayerView",
+    "decode_reference",
+    "get_measure",
+    "joint_cross_entropy",
+    "layer_weights",
+]

@@ -1,0 +1,97 @@
+"""When a token leaves: measure, threshold, minimum layer and positional decay, or a static layer.
+
+References: CALM, Schuster et al. 2022, section 3.2 and equation 5 (decaying threshold).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from early_exit.confidence import get_measure
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Decides at which decoder layer (1 to L) a token leaves. `ExitPolicy()` is full depth.
+
+    measure: name of a confidence measure, or None for no early exit.
+    threshold: λ in [0, 1], a float, or a float tensor [rows] with one a row. A token leaves at the
+        first layer whose confidence is strictly greater.
+    min_layer: no exit is tried before so many layers have run; 0 and 1 both allow one after the
+        first.
+    position_temperature: τ >= 0 of the positional decay, None for a constant threshold.
+    static_layer: every token leaves at this layer; excludes `measure`.
+
+    Raises ValueError for values outside these ranges.
+    """
+
+    measure: str | None = None
+    threshold: float | Tensor = 1.0
+    min_layer: int = 0
+    position_temperature: float | None = None
+    static_layer: int | None = None
+
+    def __post_init__(self):
+        if self.measure is not None:
+            get_measure(self.measure)
+        if self.measure is not None and self.static_layer is not None:
+            raise ValueError("a static exit layer and a confidence measure exclude each other")
+        if self.static_layer is not None and self.static_layer < 1:
+            raise ValueError(f"static exit layer {self.static_layer}; layers count from 1")
+        thresholds = torch.as_tensor(self.threshold)
+        outside = thresholds[~((thresholds >= 0) & (thresholds <= 1))]  # NaN is outside too
+        if outside.numel():
+            raise ValueError(f"confidence threshold {outside.flatten()[0]:g} is outside [0, 1]")
+        if self.min_layer < 0:
+            raise ValueError(f"minimum exit layer {self.min_layer} is negative")
+        temperature = self.position_temperature
+        if temperature is not None and not (0 <= temperature < math.inf):
+            raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
+
+    def last_layer(self, num_layers: int) -> int:
+        """The deepest layer that any token runs. Raises ValueError for a static layer beyond L."""
+        if self.static_layer is None:
+            return num_layers
+        if self.static_layer > num_layers:
+            raise ValueError(
+                f"static exit layer {self.static_layer} is outside 1 to {num_layers}, the model's decoder layers"
+            )
+        return self.static_layer
+
+    def tries_exit(self, layer: int, num_layers: int) -> bool:
+        """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
+        return self.measure is not None and max(self.min_layer, 1) <= layer < num_layers
+
+    def threshold_at(self, position: int, max_new_tokens: int) -> float | Tensor:
+        """λ·(0.9 + 0.1·exp(−τ·t/T)), clipped to [0, 1], for the t-th new token (from 0) of at most T.
+
+        CALM's equation 5 with the decaying part scaled by λ too, as FREE has it: without that, a
+        threshold of 0 would not stand for "leave at once".
+        """
+        if self.position_temperature is None:
+            return self.threshold
+        decay = 0.9 + 0.1 * math.exp(-self.position_temperature * position / max_new_tokens)
+        return self.threshold * decay  # decay is in (0.9, 1], so the product stays in [0, 1]
+
+    def exits(self, confidence: Tensor, position: int, max_new_tokens: int) -> Tensor:
+        """Which rows leave: [rows] bool from their confidences [rows]. Raises ValueError on NaN."""
+        if confidence.isnan().any():
+            raise ValueError(f"confidence measure {self.measure!r} gave NaN; are the model's weights finite?")
+        threshold = self.threshold_at(position, max_new_tokens)
+        if isinstance(threshold, Tensor):
+            threshold = threshold.to(confidence.device)
+        return confidence > threshold
+
+    def for_row(self, row: int) -> "ExitPolicy":
+        """The policy of one row of a batch."""
+        if not isinstance(self.threshold, Tensor) or self.threshold.ndim == 0:
+            return self
+        return replace(self, threshold=self.threshold[row])
+
+    def check_rows(self, rows: int) -> None:
+        """Raises ValueError unless the thresholds fit a batch of so many rows."""
+        shape = tuple(torch.as_tensor(self.threshold).shape)
+        if shape not in ((), (rows,)):
+            raise ValueError(f"thresholds of shape {shape} for a batch of {rows} rows")

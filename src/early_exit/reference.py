@@ -1,0 +1,103 @@
+"""Reference decoding: the plainest loop that is right, one sequence at a time.
+
+It defines what early-exit decoding means here; faster loops are tested against it.
+
+References: CALM, Schuster et al. 2022, section 3.1 (states of skipped layers are copied from the
+exit layer, and give these layers' keys and values).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from early_exit.confidence import LayerView, get_measure
+from early_exit.policy import ExitPolicy
+
+
+class DecoderSteps(Protocol):
+    """A decoder over one source, advanced a token and a layer at a time.
+
+    Layers count from 1. For every token, each layer up to the deepest that will ever run must be
+    either run or filled, in order: its keys and values are kept, one entry a position.
+    """
+
+    num_layers: int
+
+    def embed(self, token: Tensor) -> Tensor:
+        """[1] int64 → [1, d_model]."""
+
+    def run_layer(self, layer: int, hidden: Tensor) -> Tensor:
+        """Input state of a layer [1, d_model] → its output [1, d_model]; keeps keys and values."""
+
+    def fill_layer(self, layer: int, hidden: Tensor) -> None:
+        """Keeps the keys and values that a skipped layer has for the exit state [1, d_model]."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Output of any layer [1, d_model] → logits of its exit [1, vocabulary]."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens: [new tokens] int64; exit_layers: [new tokens] int64, from 1; confidences: [new tokens]
+    float32 at the exit, NaN where no exit was tried (full depth, static layers)."""
+
+    tokens: Tensor
+    exit_layers: Tensor
+    confidences: Tensor
+
+
+NextToken = Callable[[Tensor, Tensor], tuple[Tensor, bool]]
+
+
+def decode_reference(
+    decoder: DecoderSteps,
+    prefix: Tensor,
+    policy: ExitPolicy,
+    next_token: NextToken,
+    max_new_tokens: int,
+) -> Decoded:
+    """Decode one sequence.
+
+    prefix: [n >= 1] int64, what the decoder starts from; all but its last token run at full depth.
+    next_token: gets all tokens so far [1, n] and logits [1, vocabulary]; returns the chosen token
+        [1] and whether the sequence ends with it.
+    """
+    last_layer = policy.last_layer(decoder.num_layers)
+    for token in prefix[:-1]:
+        hidden = decoder.embed(token[None])
+        for layer in range(1, last_layer + 1):
+            hidden = decoder.run_layer(layer, hidden)
+
+    tokens, exit_layers, confidences = prefix, [], []
+    for position in range(max_new_tokens):
+        hidden, layer, confidence = _run_until_exit(
+            decoder, decoder.embed(tokens[-1:]), policy, position, max_new_tokens
+        )
+        for skipped in range(layer + 1, last_layer + 1):
+            decoder.fill_layer(skipped, hidden)
+        token, ends = next_token(tokens[None], decoder.logits(hidden))
+        tokens = torch.cat([tokens, token])
+        exit_layers.append(layer)
+        confidences.append(confidence)
+        if ends:
+            break
+    return Decoded(tokens[len(prefix) :], torch.tensor(exit_layers), torch.tensor(confidences))
+
+
+def _run_until_exit(
+    decoder: DecoderSteps, hidden: Tensor, policy: ExitPolicy, position: int, max_new_tokens: int
+) -> tuple[Tensor, int, float]:
+    """Runs a token's layers. Returns its exit state [1, d_model], exit layer and confidence there."""
+    last_layer = policy.last_layer(decoder.num_layers)
+    for layer in range(1, last_layer + 1):
+        previous, hidden = hidden, decoder.run_layer(layer, hidden)
+        if not policy.tries_exit(layer, decoder.num_layers):
+            continue
+        view = LayerView(hidden, previous, logits=lambda state=hidden: decoder.logits(state))
+        confidence = get_measure(policy.measure)(view)  # [1]
+        if policy.exits(confidence, position, max_new_tokens).item():
+            return hidden, layer, confidence.item()
+    return hidden, last_layer, float("nan")

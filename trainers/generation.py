@@ -1,0 +1,156 @@
+"""Evaluation by generation: exact over processes, with exit layers, and a clock around generation only."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
+from transformers import Seq2SeqTrainer
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
+
+from early_exit import ExitPolicy
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How evaluation decodes.
+
+    policy: where tokens leave, None for transformers' own decoding. warm_up: decode the first batch
+    once before the clock starts. synchronize: wait for the device before the clock is read.
+    """
+
+    policy: ExitPolicy | None = None
+    warm_up: bool = False
+    synchronize: bool = False
+
+
+@dataclass
+class _Row:
+    """One generated sequence: its place in the data set, new tokens, their exit layers, the labels."""
+
+    index: int
+    tokens: list[int]
+    exit_layers: list[int]
+    labels: list[int] | None
+
+
+class GenerationTrainer(Seq2SeqTrainer):
+    """A Seq2SeqTrainer whose `predict_with_generate` evaluation knows of exits.
+
+    generation: `GenerationSettings`, may be replaced between evaluations. `compute_metrics` receives
+    an EvalPrediction of token lists, one a row, without start token and padding.
+
+    Each process decodes its own examples, none twice, and the rows are put together before any
+    statistic. There is no teacher-forced pass beside generation, hence no `eval_loss`; evaluation
+    without `predict_with_generate` gives that.
+    """
+
+    def __init__(self, *args, generation: GenerationSettings | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.generation = generation or GenerationSettings()
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        if not self.args.predict_with_generate:
+            return super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        dataset = dataloader.dataset
+        rows, seconds = self._generate_own_share(dataset, description)
+        if self.args.world_size > 1:
+            shares = [None] * self.args.world_size
+            torch.distributed.all_gather_object(shares, (rows, seconds))
+            rows = sorted((row for share, _ in shares for row in share), key=lambda row: row.index)
+            process_seconds = [taken for _, taken in shares]
+        else:
+            process_seconds = [seconds]
+
+        predictions = [row.tokens for row in rows]
+        labels = None if rows[0].labels is None else [row.labels for row in rows]
+        metrics = _exit_statistics(rows, self.model.num_exits) | _speed(rows, process_seconds)
+        if self.compute_metrics is not None and labels is not None:
+            metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
+        return EvalLoopOutput(
+            predictions=predictions,
+            label_ids=labels,
+            metrics={f"{metric_key_prefix}_{name}": value for name, value in metrics.items()},
+            num_samples=len(dataset),
+        )
+
+    def _generate_own_share(self, dataset: Dataset, description: str) -> tuple[list[_Row], float]:
+        """Decodes this process's examples. Returns the rows and the seconds spent generating."""
+        self._prepare_model()
+        indices = list(range(self.args.process_index, len(dataset), self.args.world_size))
+        batches = DataLoader(
+            Subset(dataset, indices), batch_size=self.args.eval_batch_size, collate_fn=self.data_collator
+        )
+        rows, seconds = [], 0.0
+        progress = tqdm(
+            batches, description, disable=self.args.disable_tqdm or not self.is_local_process_zero()
+        )
+        for number, batch in enumerate(progress):
+            batch = self._prepare_inputs(batch)
+            labels = batch.pop("labels", None)
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            if number == 0 and self.generation.warm_up:
+                self._generate(inputs)
+            begin = self._clock()
+            sequences, exit_layers = self._generate(inputs)
+            seconds += self._clock() - begin
+            for place, (tokens, layers) in enumerate(self._without_padding(sequences, exit_layers)):
+                index = indices[number * self.args.eval_batch_size + place]
+                row_labels = (
+                    None if labels is None else [token for token in labels[place].tolist() if token >= 0]
+                )
+                rows.append(_Row(index, tokens, layers, row_labels))
+        return rows, seconds
+
+    def _prepare_model(self) -> None:
+        self.model.eval()
+        if not self.is_in_train and self.args.bf16_full_eval:
+            self.model.to(torch.bfloat16)
+        if not self.is_in_train and self.args.fp16_full_eval:
+            self.model.to(torch.float16)
+
+    def _generate(self, inputs: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Sequences [rows, 1 + new tokens], and exit layers [rows, new tokens] where exits are on."""
+        policy = self.generation.policy
+        kwargs = {name: value for name, value in self._gen_kwargs.items() if value is not None}
+        if policy is None:
+            return self.model.generate(**inputs, **kwargs), None
+        output = self.model.generate(**inputs, **kwargs, exit_policy=policy, return_dict_in_generate=True)
+        return output.sequences, output.exit_layers
+
+    def _clock(self) -> float:
+        if self.generation.synchronize and self.args.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _without_padding(self, sequences, exit_layers):
+        """Pairs of new tokens (up to the end token, with it) and their exit layers, one a row."""
+        ends = self.model.generation_config.eos_token_id
+        ends = set(ends if isinstance(ends, list) else [ends])
+        for place, sequence in enumerate(sequences[:, 1:].tolist()):
+            length = next((at + 1 for at, token in enumerate(sequence) if token in ends), len(sequence))
+            layers = [self.model.num_exits] * length
+            yield sequence[:length], layers if exit_layers is None else exit_layers[place, :length].tolist()
+
+
+def _exit_statistics(rows: list[_Row], num_exits: int) -> dict:
+    """gen_len: mean new tokens a row; block_avg: mean decoder layers a token; exit_layer_counts:
+    tokens that left at layers 1 to L."""
+    layers = [layer for row in rows for layer in row.exit_layers]
+    return {
+        "gen_len": len(layers) / len(rows),
+        "block_avg": sum(layers) / max(1, len(layers)),
+        "exit_layer_counts": [layers.count(layer) for layer in range(1, num_exits + 1)],
+    }
+
+
+def _speed(rows: list[_Row], process_seconds: list[float]) -> dict:
+    """Over new tokens: ms_per_token of a process, tokens_per_second of all together."""
+    tokens = max(1, sum(len(row.tokens) for row in rows))
+    return {
+        "tokens_per_second": tokens / max(process_seconds),
+        "ms_per_token": 1000 * sum(process_seconds) / tokens,
+    }

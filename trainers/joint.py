@@ -1,0 +1,42 @@
+"""Joint training: one loss over all exits.
+
+References: CALM, Schuster et al. 2022, section 3.3.
+"""
+
+from collections import defaultdict
+
+import torch
+
+from trainers.generation import GenerationTrainer
+
+
+class JointTrainer(GenerationTrainer):
+    """Trains a model of `models.t5` with a weighted sum of its exits' cross-entropies.
+
+    layer_weighting: a name of `early_exit.LAYER_WEIGHTINGS`. The loss of each exit is logged as
+    `exit_{layer}_loss`, its mean since the last log.
+    """
+
+    def __init__(self, *args, layer_weighting: str = "weighted_ce", **kwargs):
+        super().__init__(*args, **kwargs)
+        self.layer_weighting = layer_weighting
+        self._exit_losses: dict[int, list[torch.Tensor]] = defaultdict(list)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The joint loss: a sum over tokens divided by the tokens of the whole step, on all devices."""
+        inputs = {**inputs, "exit_loss": self.layer_weighting}
+        loss, outputs = super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        if model.training:
+            for layer, exit_loss in enumerate(outputs.exit_losses, start=1):
+                self._exit_losses[layer].append(exit_loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            means = {layer: torch.stack(losses).mean().item() for layer, losses in self._exit_losses.items()}
+            self._exit_losses.clear()
+            # Exits without weight are not computed.
+            logs |= {f"exit_{layer}_loss": round(mean, 4) for layer, mean in means.items() if mean == mean}
+        super().log(logs, *args, **kwargs)

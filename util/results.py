@@ -1,0 +1,162 @@
+"""Result files: metrics with what produced them, and tables of sweeps."""
+
+import csv
+import io
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from early_exit import ExitPolicy
+from util.files import read_json, write_json, write_text
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "evaluate",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "rouge-score",
+)
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Column of a table → metric.
+TABLE_METRICS = {
+    "ROUGE-1": "eval_rouge1",
+    "ROUGE-2": "eval_rouge2",
+    "ROUGE-L": "eval_rougeL",
+    "ROUGE-Lsum": "eval_rougeLsum",
+    "block_avg": "eval_block_avg",
+    "tokens/s": "eval_tokens_per_second",
+}
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """What a result needs to be repeated: command, seed, versions, commit, processor and threads."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "seed": seed,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "commit": commit(),
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """Commit of this checkout, with "-dirty" where tracked files differ; None outside of git."""
+    try:
+        git = ["git", "-C", str(_REPOSITORY)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def write_results(folder: Path, split: str, metrics: dict[str, Any], source: dict[str, Any]) -> None:
+    """`{split}_results.json` and its merge into `all_results.json`, as transformers' scripts name them.
+
+    source: of `provenance`; stands in both files beside the metrics.
+    """
+    write_json(folder / f"{split}_results.json", {**metrics, **source})
+    together = read_json(folder / "all_results.json", default={})
+    write_json(folder / "all_results.json", {**together, **metrics, **source})
+
+
+def setting_name(policy: ExitPolicy) -> str:
+    """How tables call a policy."""
+    if policy.static_layer is not None:
+        return f"static {policy.static_layer}"
+    if policy.measure is None:
+        return "full depth"
+    name = f"{policy.measure} λ={float(policy.threshold):g}"
+    if policy.min_layer > 1:
+        name += f" min={policy.min_layer}"
+    if policy.position_temperature is not None:
+        name += f" τ={policy.position_temperature:g}"
+    return name
+
+
+def table_rows(points: list[dict[str, Any]]) -> list[list[str]]:
+    """Header and a row a point, as text. A point is `{"setting": name, "metrics": {...}}`."""
+    rows = [["setting", *TABLE_METRICS]]
+    for point in points:
+        values = [point["metrics"].get(metric) for metric in TABLE_METRICS.values()]
+        rows.append([point["setting"], *("" if value is None else f"{value:.2f}" for value in values)])
+    return rows
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """A table with aligned columns; the first row is the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    separator = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(rows[0]), separator, *map(line, rows[1:])])
+
+
+def csv_text(rows: list[list[str]]) -> str:
+    """The same rows as comma-separated values."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+class SweepTable:
+    """The points of a sweep in `folder`: sweep.json, sweep.csv and sweep.md, rewritten after each.
+
+    context: what all points share (model, data, limits). Points are found again by their setting,
+    within the same context only.
+    """
+
+    def __init__(self, folder: Path, context: dict[str, Any], source: dict[str, Any]):
+        self._folder = folder
+        self._content = {"context": context, "points": [], **source}
+        earlier = read_json(folder / "sweep.json")
+        if earlier is not None and earlier.get("context") == context:
+            self._content["points"] = earlier["points"]
+
+    def __contains__(self, policy: ExitPolicy) -> bool:
+        return any(point["setting"] == setting_name(policy) for point in self._content["points"])
+
+    def add(self, policy: ExitPolicy, metrics: dict[str, Any]) -> None:
+        """Adds a point and rewrites the files."""
+        self._content["points"].append({"setting": setting_name(policy), "metrics": metrics})
+        rows = table_rows(self._content["points"])
+        write_json(self._folder / "sweep.json", self._content)
+        write_text(self._folder / "sweep.csv", csv_text(rows))
+        write_text(self._folder / "sweep.md", markdown_table(rows) + "\n")
+
+    def __str__(self) -> str:
+        return markdown_table(table_rows(self._content["points"]))
+
+
+def sweep_context(folder: Path) -> dict[str, Any] | None:
+    """The context of the sweep that is kept in `folder`, None where there is none."""
+    return (read_json(folder / "sweep.json") or {}).get("context")

@@ -1,0 +1,61 @@
+"""What may happen to an output folder: nothing is lost without --overwrite_output_dir.
+
+A run notes its settings in `run.json`. A run that was interrupted goes on when it is started again
+with the same settings; anything else that is in the folder stops it.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from util.errors import UsageError
+from util.files import read_json, write_json
+
+_RUN_FILE = "run.json"
+
+
+def prepare_run(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | None:
+    """Readies the folder for a run and returns the checkpoint to resume from, None to start anew.
+
+    settings: all that the result depends on, as JSON values. Starting anew with `overwrite` removes
+    the checkpoints of an earlier run, and nothing else. Raises UsageError where the folder is in use.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output folder {folder} is a file")
+    earlier = read_json(folder / _RUN_FILE)
+    if earlier is not None and not earlier["finished"] and earlier["settings"] == settings:
+        return last_checkpoint(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UsageError(
+            f"output folder {folder} is not empty{_why(earlier, settings)}; "
+            "choose another one or pass --overwrite_output_dir"
+        )
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
+    return None
+
+
+def finish_run(folder: Path) -> None:
+    """Marks the run in the folder as finished: it will not be resumed."""
+    write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
+    cut off while it was being written."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _why(earlier: dict[str, Any] | None, settings: dict[str, Any]) -> str:
+    if earlier is None:
+        return ""
+    if earlier["finished"]:
+        return " (it holds a finished run)"
+    changed = sorted(
+        name
+        for name in {*settings, *earlier["settings"]}
+        if settings.get(name) != earlier["settings"].get(name)
+    )
+    return f" (it holds an unfinished run with other settings: {', '.join(changed)})"

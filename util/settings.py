@@ -1,0 +1,46 @@
+"""What a result depends on, as JSON values: to know an interrupted run or a half-done sweep again."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+
+# Flags that change where or how often something is written, not what is computed.
+_SILENT = ("overwrite_output_dir", "overwrite_cache", "cache_dir", "token", "preprocessing_num_workers")
+# Of transformers' many training arguments, those that an ordinary run's result depends on.
+_TRAINING = (
+    "do_train do_eval do_predict per_device_train_batch_size per_device_eval_batch_size "
+    "gradient_accumulation_steps learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon "
+    "max_grad_norm num_train_epochs max_steps lr_scheduler_type warmup_steps optim seed data_seed bf16 "
+    "fp16 predict_with_generate generation_max_length generation_num_beams"
+).split()
+
+
+def run_settings(
+    model: ModelArguments, data: DataArguments, exits: ExitArguments, training
+) -> dict[str, Any]:
+    """Settings of a single run."""
+    together = {**asdict(model), **asdict(data), **asdict(exits), **_of_training(training)}
+    return {name: value for name, value in together.items() if name not in _SILENT}
+
+
+def sweep_settings(model: ModelArguments, data: DataArguments, training) -> dict[str, Any]:
+    """What the points of a sweep share: all but the exit flags, and the state of the weights' file."""
+    together = {**asdict(model), **asdict(data), **_of_training(training)}
+    settings = {name: value for name, value in together.items() if name not in _SILENT}
+    return settings | {"weights": _weights_state(model.model_name_or_path)}
+
+
+def _of_training(training) -> dict[str, Any]:
+    values = {name: getattr(training, name) for name in _TRAINING}
+    return {
+        name: value if isinstance(value, int | float | str | None) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _weights_state(folder: str | None) -> list[list]:
+    """Name, size and time of a local checkpoint's weights: a retrained model starts a new sweep."""
+    files = sorted(Path(folder).glob("*.safetensors")) if folder and Path(folder).is_dir() else []
+    return [[file.name, file.stat().st_size, file.stat().st_mtime] for file in files]
