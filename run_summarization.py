@@ -1,10 +1,12 @@
 """Train a T5 with an exit after every decoder layer on a summarization task, and evaluate its exits.
 
-    python run_summarization.py --model_shape small --dataset_name embedded --source_prefix "summarize: " \
-        --do_train --output_hidden_states_decoder True --intermediate_loss_fn weighted_ce --output_dir save/small
+    python run_summarization.py --model_shape small --dataset_name embedded \
+        --source_prefix "summarize: " --do_train --output_hidden_states_decoder True \
+        --intermediate_loss_fn weighted_ce --learning_rate 1e-3 --output_dir save/small
     python run_summarization.py --model_name_or_path save/small --dataset_name embedded \
         --source_prefix "summarize: " --do_eval --predict_with_generate --deploy_scenario True \
-        --use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9 --output_dir save/softmax_0.9
+        --use_early_exit True --exit_conf_type softmax --exit_conf_threshold 0.9 \
+        --output_dir save/softmax_0.9
 
 Or with one JSON or YAML file of the same names: `python run_summarization.py settings.yaml`.
 """
@@ -12,6 +14,7 @@ Or with one JSON or YAML file of the same names: `python run_summarization.py se
 import sys
 from pathlib import Path
 
+import torch
 from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
@@ -60,7 +63,8 @@ def parse_arguments(argv: list[str]) -> Arguments:
         else:
             arguments = parser.parse_args_into_dataclasses(argv)
     except (ValueError, OSError) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        where = f"{argv[0]}: " if len(argv) == 1 else ""
+        raise UsageError(where + " ".join(str(error).split())) from error
     check_arguments(*arguments)
     return arguments
 
@@ -139,8 +143,8 @@ def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[P
             train_texts = [*texts["train"]["document"], *texts["train"]["summary"]]
             tokenizer = train_tokenizer(train_texts, model_args.tokenizer_vocab_size)
         if model_args.model_shape is not None:
-            return new_model(model_args.model_shape, len(tokenizer)), tokenizer
-        return load_model(model_args.model_name_or_path, **hub_options), tokenizer
+            return new_model(model_args.model_shape, len(tokenizer), model_args.dropout_rate), tokenizer
+        return load_model(model_args.model_name_or_path, model_args.dropout_rate, **hub_options), tokenizer
     except (OSError, ValueError) as error:
         name = model_args.model_name_or_path or tokenizer_source
         reason = " ".join(str(error).split("\n")[0].split())
@@ -160,6 +164,7 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Joi
         training.generation_max_length = data_args.generation_length
     if training.generation_num_beams is None:
         training.generation_num_beams = data_args.num_beams
+    training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
     rouge = rouge_of_tokens(tokenizer)
     return JointTrainer(
         model=model,

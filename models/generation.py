@@ -5,6 +5,7 @@ over to `early_exit_generate` instead of its own loop.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,16 +59,17 @@ def early_exit_generate(
     if asked and generation_config.return_dict_in_generate:
         raise ValueError(f"early exit does not return {', '.join(asked)}")
     policy = exit_policy or ExitPolicy()
-    policy.check_rows(len(input_ids))
+    rows = len(input_ids)
+    policy.check_rows(rows)
 
-    def next_token(tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
-        scores = logits_processor(tokens, logits.float())
-        if generation_config.do_sample:
-            token = torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0]
-        else:
-            token = scores.argmax(-1)
-        ends = stopping_criteria(torch.cat([tokens, token[:, None]], dim=-1), None)
-        return token, bool(ends.item())
+    def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
+        # Some processors belong to a place in the batch, such as those that know its sources: they see
+        # a whole batch of copies, and what they say of the row's own place counts.
+        tokens, logits = tokens.repeat(rows, 1), logits.float().repeat(rows, 1)
+        scores = logits_processor(tokens, logits)[row]
+        token = scores.softmax(-1).multinomial(1) if generation_config.do_sample else scores.argmax(-1)[None]
+        tokens = torch.cat([tokens, token.expand(rows, 1)], dim=-1)
+        return token, bool(stopping_criteria(tokens, None)[row])
 
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
@@ -76,10 +78,10 @@ def early_exit_generate(
             ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None]),
             input_ids[row],
             policy.for_row(row),
-            next_token,
+            partial(next_token, row),
             max_new_tokens=generation_config.max_length - input_ids.shape[1],
         )
-        for row in range(len(input_ids))
+        for row in range(rows)
     ]
     return _as_batch(input_ids, decoded, generation_config)
 

@@ -1,14 +1,16 @@
 """Models from checkpoints, hub ids and shapes."""
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
 from models.shapes import shape_config
 from models.t5 import MODEL_CLASSES
 
 
-def load_model(name_or_path: str, **hub_options) -> PreTrainedModel:
+def load_model(name_or_path: str, dropout_rate: float | None = None, **hub_options) -> PreTrainedModel:
     """A T5-family checkpoint, with exits. The class follows from its `model_type`, never from its name.
 
+    dropout_rate: in [0, 1), None for the checkpoint's own.
     hub_options: `revision`, `token`, `cache_dir`, `trust_remote_code` of transformers. Weights are
     read from safetensors only. Raises OSError where there is no such checkpoint, ValueError for a
     model type that has no exits here.
@@ -18,11 +20,18 @@ def load_model(name_or_path: str, **hub_options) -> PreTrainedModel:
         raise ValueError(
             f"{name_or_path} is a model of type {config.model_type!r}; known: {', '.join(MODEL_CLASSES)}"
         )
-    return MODEL_CLASSES[config.model_type].from_pretrained(
-        name_or_path, config=config, use_safetensors=True, **hub_options
-    )
+    if dropout_rate is not None:
+        config.dropout_rate = dropout_rate
+    try:
+        return MODEL_CLASSES[config.model_type].from_pretrained(
+            name_or_path, config=config, use_safetensors=True, **hub_options
+        )
+    except SafetensorError as error:
+        raise OSError(f"the weights cannot be read: {error}") from error
 
 
-def new_model(shape: str, vocab_size: int) -> PreTrainedModel:
-    """A model with random weights; shape: a name of `models.shapes.SHAPES`."""
-    return MODEL_CLASSES["t5"](shape_config(shape, vocab_size))
+def new_model(shape: str, vocab_size: int, dropout_rate: float | None = None) -> PreTrainedModel:
+    """A model with random weights; shape: a name of `models.shapes.SHAPES`. dropout_rate: in [0, 1),
+    None for the shape's own."""
+    overrides = {} if dropout_rate is None else {"dropout_rate": dropout_rate}
+    return MODEL_CLASSES["t5"](shape_config(shape, vocab_size, **overrides))

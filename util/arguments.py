@@ -23,6 +23,7 @@ class ModelArguments:
         None, "Tokenizer, if not the model's own. A model that starts from nothing trains one otherwise."
     )
     tokenizer_vocab_size: int = _arg(2000, "Pieces of a tokenizer trained here, at most.")
+    dropout_rate: float | None = _arg(None, "Dropout in training, if not the model's own.")
     cache_dir: str | None = _arg(None, "Where downloads are kept.")
     model_revision: str = _arg("main", "Branch, tag or commit of a hub model.")
     token: str | None = _arg(None, "Access token for the hub.")
@@ -113,8 +114,10 @@ class ExitArguments:
             or (self.use_early_exit and len(self.exit_conf_threshold) > 1)
         )
 
-    def policies(self, num_layers: int) -> list[ExitPolicy]:
+    def policies(self, num_layers: int | None) -> list[ExitPolicy]:
         """The exit policies to evaluate on a model of L layers; one unless this is a sweep.
+
+        With None, before the model is known, values are checked as far as they can be.
 
         Raises UsageError for values outside their ranges.
         """
@@ -133,15 +136,16 @@ class ExitArguments:
                 ]
             else:
                 policies = [ExitPolicy()]
-            for policy in policies:
-                policy.last_layer(num_layers)
+            if num_layers is not None:
+                for policy in policies:
+                    policy.last_layer(num_layers)
         except ValueError as error:
             raise UsageError(str(error)) from error
         return policies
 
-    def _static_layers(self, num_layers: int) -> list[int]:
+    def _static_layers(self, num_layers: int | None) -> list[int]:
         if self.static_exit_layer == ["all"]:
-            return list(range(1, num_layers + 1))
+            return list(range(1, (num_layers or 1) + 1))
         layers = []
         for text in self.static_exit_layer:
             if not text.lstrip("-").isdigit():
@@ -188,6 +192,8 @@ def _check_data_sources(data: DataArguments, training) -> None:
 
 
 def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
+    if model.dropout_rate is not None and not 0 <= model.dropout_rate < 1:
+        raise UsageError(f"--dropout_rate {model.dropout_rate} is outside [0, 1)")
     lowest = {
         "tokenizer_vocab_size": (model.tokenizer_vocab_size, 100),
         "max_source_length": (data.max_source_length, 1),
@@ -226,4 +232,4 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError("several thresholds or layers make a sweep, which needs --do_eval")
     if exits.is_sweep and (training.do_train or training.do_predict):
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
-    exits.policies(num_layers=10**6)  # values only; the model's depth is checked once it is loaded
+    exits.policies(num_layers=None)

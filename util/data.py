@@ -113,6 +113,8 @@ def _load_file(path: str, cache_dir: str | None) -> Dataset:
     try:
         return load_dataset(_LOADERS[file.suffix], data_files=str(file), split="train", cache_dir=cache_dir)
     except (DatasetGenerationError, ValueError) as error:
+        if "corresponds to no data" in str(error):  # a header without a row
+            raise UsageError(f"{path} holds no examples") from error
         raise UsageError(
             f"{path}: cannot be read as {file.suffix[1:]}: {_first_line(error.__cause__ or error)}"
         ) from error

@@ -56,7 +56,8 @@ class ExitPolicy:
             return num_layers
         if self.static_layer > num_layers:
             raise ValueError(
-                f"static exit layer {self.static_layer} is outside 1 to {num_layers}, the model's decoder layers"
+                f"static exit layer {self.static_layer} is outside 1 to {num_layers}, "
+                "the model's decoder layers"
             )
         return self.static_layer
 

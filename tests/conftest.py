@@ -1,0 +1,27 @@
+"""Tests run offline, on one small machine, and leave nothing behind."""
+
+import os
+import tempfile
+
+import pytest
+
+_caches = tempfile.TemporaryDirectory(prefix="early-exit-tests-")
+os.environ.update(
+    HF_HOME=_caches.name,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLCONFIGDIR=_caches.name,
+)
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+# A model step takes milliseconds to hundreds of them; only wrong answers are failures.
+settings.register_profile("project", deadline=None, max_examples=30, database=None)
+settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

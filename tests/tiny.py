@@ -1,0 +1,46 @@
+"""Tiny random models of each family that tests share."""
+
+import torch
+from transformers import MT5Config, T5Config
+
+from models.t5 import EarlyExitMT5, EarlyExitT5
+
+_SIZES = {
+    "vocab_size": 97,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_decoder_layers": 4,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.0,
+    "initializer_factor": 1.5,  # spreads the logits, so that random models do not repeat one token
+}
+FAMILIES = {
+    "t5": lambda: EarlyExitT5(T5Config(**_SIZES)),
+    "t5 v1.1": lambda: EarlyExitT5(
+        T5Config(**_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    ),
+    "mt5": lambda: EarlyExitMT5(MT5Config(**_SIZES, feed_forward_proj="gated-gelu")),
+}
+
+
+def tiny_model(family: str = "t5", seed: int = 0):
+    """A model in eval mode whose LM head is random, so that exits disagree."""
+    torch.manual_seed(seed)
+    model = FAMILIES[family]().eval()
+    # Position embeddings alone make random decoders periodic; noise on the norms varies the layers.
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def source_batch(rows: int, longest: int, seed: int = 0):
+    """Padded source tokens and their mask, both [rows, longest]; lengths differ by row."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (rows,), generator=generator)
+    lengths[0] = longest
+    tokens = torch.randint(2, 97, (rows, longest), generator=generator)
+    mask = (torch.arange(longest) < lengths[:, None]).long()
+    return {"input_ids": tokens * mask, "attention_mask": mask}

@@ -1,0 +1,61 @@
+import pytest
+
+from util.errors import UsageError
+from util.run_folder import finish_run, last_checkpoint, prepare_run
+
+SETTINGS = {"learning_rate": 0.1, "seed": 1}
+
+
+def checkpoint(folder, step, complete=True):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_text("weights")
+    if complete:
+        (path / "trainer_state.json").write_text("{}")
+    return path
+
+
+def test_a_new_folder_starts_anew(tmp_path):
+    assert prepare_run(tmp_path / "run", SETTINGS, overwrite=False) is None
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_interrupted_run_goes_on_from_its_last_complete_checkpoint(tmp_path, overwrite):
+    prepare_run(tmp_path, SETTINGS, overwrite=False)
+    checkpoint(tmp_path, 90)
+    last = checkpoint(tmp_path, 100)
+    checkpoint(tmp_path, 110, complete=False)
+    assert prepare_run(tmp_path, SETTINGS, overwrite) == last == last_checkpoint(tmp_path)
+
+
+def test_a_used_folder_needs_overwrite(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"not empty.*--overwrite_output_dir"):
+        prepare_run(tmp_path, SETTINGS, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert prepare_run(tmp_path, SETTINGS, overwrite=True) is None
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_other_settings_are_named_and_overwriting_drops_old_checkpoints(tmp_path):
+    prepare_run(tmp_path, SETTINGS, overwrite=False)
+    checkpoint(tmp_path, 10)
+    with pytest.raises(UsageError, match=r"other settings: seed\)"):
+        prepare_run(tmp_path, SETTINGS | {"seed": 2}, overwrite=False)
+    assert prepare_run(tmp_path, SETTINGS | {"seed": 2}, overwrite=True) is None
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_a_finished_run_is_not_resumed(tmp_path):
+    prepare_run(tmp_path, SETTINGS, overwrite=False)
+    checkpoint(tmp_path, 10)
+    finish_run(tmp_path)
+    with pytest.raises(UsageError, match="finished run"):
+        prepare_run(tmp_path, SETTINGS, overwrite=False)
+    assert prepare_run(tmp_path, SETTINGS, overwrite=True) is None
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        prepare_run(tmp_path / "out", SETTINGS, overwrite=True)
