@@ -33,8 +33,8 @@ from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
 from util.metrics import rouge_of_tokens, sentence_splitter
-from util.results import SweepTable, provenance, sweep_context, write_results
-from util.run_folder import finish_run, prepare_run
+from util.results import SweepTable, provenance, write_results
+from util.run_folder import finish_run, prepare_run, prepare_sweep
 from util.settings import run_settings, sweep_settings
 from util.tokenizer import train_tokenizer
 
@@ -82,21 +82,20 @@ def run(
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
     policies = exit_args.policies(model.num_exits)
     folder = Path(training.output_dir)
-    if exit_args.is_sweep:
-        context = sweep_settings(model_args, data_args, training)
-        if sweep_context(folder) != context:
-            prepare_run(folder, context, exit_args.overwrite_output_dir)
-        checkpoint = None
-    else:
-        settings = run_settings(model_args, data_args, exit_args, training)
-        with training.main_process_first(desc="preparing the output folder"):
+    checkpoint = None
+    with training.main_process_first(desc="preparing the output folder"):
+        if exit_args.is_sweep:
+            context = sweep_settings(model_args, data_args, training)
+            prepare_sweep(folder, context, exit_args.overwrite_output_dir)
+        else:
+            settings = run_settings(model_args, data_args, exit_args, training)
             checkpoint = prepare_run(folder, settings, exit_args.overwrite_output_dir)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     source = {**provenance(training.seed), "sentence_splitter": sentence_splitter()[1]}
     if training.do_train:
         train(trainer, tokenizer, checkpoint, source)
     if exit_args.is_sweep:
-        sweep(trainer, policies, exit_args, SweepTable(folder, context, source))
+        sweep(trainer, policies, exit_args, SweepTable(folder, source))
     elif training.do_eval:
         trainer.generation = generation_settings(policies[0], exit_args)
         report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)

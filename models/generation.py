@@ -1,20 +1,28 @@
 """Early-exit decoding as a `custom_generate` of transformers.
 
 `generate` prepares everything as ever (encoder, logits processors, stopping criteria) and then hands
-over to `early_exit_generate` instead of its own loop.
+over to a function of this module instead of its own loop: `early_exit_generate`, the fast engine, or
+`reference_generate`, the definition that it is tested against.
+
+A trap for whoever adds one: `generate` keeps any argument that such a function names and that its own
+loop does not name away from the encoder, `attention_mask` included. The model's own arguments must stay
+in `**model_kwargs`.
 """
 
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
+from early_exit.engine import decode
 from early_exit.policy import ExitPolicy
-from early_exit.reference import Decoded, decode_reference
+from early_exit.reference import decode_reference
+from models.adapter import packed_decoder
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -22,14 +30,17 @@ from models.reference_decoder import ReferenceDecoder
 class EarlyExitOutput(ModelOutput):
     """What `generate(exit_policy=…, return_dict_in_generate=True)` returns.
 
-    sequences: [rows, length] int64, start token first, padded. exit_layers: [rows, length - 1]
-    int64, the decoder layers that each new token ran, 0 for padding. confidences: the same shape,
-    float32, at the exit; NaN for padding and where no exit was tried.
+    sequences: [rows, length] int64, prefix first, padded. exit_layers: [rows, new tokens] int64, the
+    decoder layers that each new token ran, 0 for padding. confidences: the same shape, float32, at the
+    exit; NaN for padding and where no exit was tried. highest_kept, lowest_left: [rows] float32, see
+    `early_exit.engine.DecodedBatch`; None from reference decoding.
     """
 
     sequences: Tensor | None = None
     exit_layers: Tensor | None = None
     confidences: Tensor | None = None
+    highest_kept: Tensor | None = None
+    lowest_left: Tensor | None = None
 
 
 _UNSUPPORTED_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
@@ -44,20 +55,66 @@ def early_exit_generate(
     exit_policy: ExitPolicy | None = None,
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
-    """Reference decoding of a batch, row by row.
+    """Decodes a batch with the fast engine.
 
     input_ids: [rows, n] decoder prefix; the other arguments are as `generate` prepares them.
     Confidence is measured on the model's own logits; processors act on the choice of the token.
     Raises ValueError for beams and for outputs that it does not keep.
-
-    The model's own arguments must stay in `model_kwargs`: `generate` takes any argument that is named
-    here and that its own loop does not name away from the encoder, `attention_mask` included.
     """
-    if generation_config.num_beams > 1:
-        raise ValueError(f"early exit decodes without beams, got num_beams={generation_config.num_beams}")
-    asked = [name for name in _UNSUPPORTED_OUTPUTS if getattr(generation_config, name)]
-    if asked and generation_config.return_dict_in_generate:
-        raise ValueError(f"early exit does not return {', '.join(asked)}")
+    _refuse_unsupported(generation_config)
+    rows, prefix_length = input_ids.shape
+    sequences = input_ids.new_full((rows, generation_config.max_length), _padding(generation_config))
+    sequences[:, :prefix_length] = input_ids
+    length = prefix_length
+
+    def next_tokens(active: np.ndarray, logits: Tensor) -> tuple[Tensor, np.ndarray]:
+        nonlocal length
+        places = slice(None) if len(active) == rows else torch.from_numpy(active).to(logits.device)
+        if len(logits_processor) or generation_config.do_sample:
+            # Processors may belong to a place in the batch, and draws to a row: they see all of it.
+            everyone = logits.new_zeros(rows, logits.shape[1], dtype=torch.float32)
+            everyone[places] = logits.float()
+            scores = logits_processor(sequences[:, :length], everyone)
+            tokens = _choose(scores, generation_config)[places]
+        else:
+            tokens = logits.argmax(-1)
+        sequences[places, length] = tokens
+        length += 1
+        ends = stopping_criteria(sequences[:, :length], None)[places]
+        return tokens, ends.cpu().numpy()
+
+    decoded = decode(
+        packed_decoder(model, generation_config.max_length),
+        model_kwargs["encoder_outputs"].last_hidden_state,
+        model_kwargs.get("attention_mask"),
+        input_ids,
+        exit_policy or ExitPolicy(),
+        next_tokens,
+        max_new_tokens=generation_config.max_length - prefix_length,
+    )
+    sequences = sequences[:, :length]
+    if not generation_config.return_dict_in_generate:
+        return sequences
+    return EarlyExitOutput(
+        sequences=sequences,
+        exit_layers=decoded.exit_layers,
+        confidences=decoded.confidences,
+        highest_kept=decoded.highest_kept,
+        lowest_left=decoded.lowest_left,
+    )
+
+
+def reference_generate(
+    model,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    exit_policy: ExitPolicy | None = None,
+    **model_kwargs,
+) -> Tensor | EarlyExitOutput:
+    """The same by reference decoding, row by row: slow, and right by construction."""
+    _refuse_unsupported(generation_config)
     policy = exit_policy or ExitPolicy()
     rows = len(input_ids)
     policy.check_rows(rows)
@@ -65,11 +122,10 @@ def early_exit_generate(
     def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
         # Some processors belong to a place in the batch, such as those that know its sources: they see
         # a whole batch of copies, and what they say of the row's own place counts.
-        tokens, logits = tokens.repeat(rows, 1), logits.float().repeat(rows, 1)
-        scores = logits_processor(tokens, logits)[row]
-        token = scores.softmax(-1).multinomial(1) if generation_config.do_sample else scores.argmax(-1)[None]
-        tokens = torch.cat([tokens, token.expand(rows, 1)], dim=-1)
-        return token, bool(stopping_criteria(tokens, None)[row])
+        scores = logits_processor(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))
+        token = _choose(scores[row, None], generation_config)  # [1]
+        longer = torch.cat([tokens, token[None]], dim=-1).repeat(rows, 1)
+        return token, bool(stopping_criteria(longer, None)[row])
 
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
@@ -83,19 +139,32 @@ def early_exit_generate(
         )
         for row in range(rows)
     ]
-    return _as_batch(input_ids, decoded, generation_config)
-
-
-def _as_batch(prefix: Tensor, decoded: list[Decoded], config: GenerationConfig) -> Tensor | EarlyExitOutput:
-    padding = config.pad_token_id if config.pad_token_id is not None else 0
-    new_tokens = pad_sequence([row.tokens for row in decoded], batch_first=True, padding_value=padding)
-    sequences = torch.cat([prefix, new_tokens], dim=1)
-    if not config.return_dict_in_generate:
+    pad = partial(pad_sequence, batch_first=True)
+    new_tokens = pad([row.tokens for row in decoded], padding_value=_padding(generation_config))
+    sequences = torch.cat([input_ids, new_tokens], dim=1)
+    if not generation_config.return_dict_in_generate:
         return sequences
     return EarlyExitOutput(
         sequences=sequences,
-        exit_layers=pad_sequence([row.exit_layers for row in decoded], batch_first=True),
-        confidences=pad_sequence(
-            [row.confidences for row in decoded], batch_first=True, padding_value=float("nan")
-        ),
+        exit_layers=pad([row.exit_layers for row in decoded]),
+        confidences=pad([row.confidences for row in decoded], padding_value=float("nan")),
     )
+
+
+def _refuse_unsupported(config: GenerationConfig) -> None:
+    if config.num_beams > 1:
+        raise ValueError(f"early exit decodes without beams, got num_beams={config.num_beams}")
+    asked = [name for name in _UNSUPPORTED_OUTPUTS if getattr(config, name)]
+    if asked and config.return_dict_in_generate:
+        raise ValueError(f"early exit does not return {', '.join(asked)}")
+
+
+def _choose(scores: Tensor, config: GenerationConfig) -> Tensor:
+    """The next tokens [rows] from processed scores [rows, vocabulary]."""
+    if config.do_sample:
+        return scores.softmax(-1).multinomial(num_samples=1)[:, 0]
+    return scores.argmax(-1)
+
+
+def _padding(config: GenerationConfig) -> int:
+    return 0 if config.pad_token_id is None else config.pad_token_id

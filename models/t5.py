@@ -109,7 +109,8 @@ class EarlyExitMixin:
         see `models.generation.EarlyExitOutput`.
         """
         if exit_policy is not None:
-            kwargs.update(custom_generate=early_exit_generate, exit_policy=exit_policy)
+            kwargs["exit_policy"] = exit_policy
+            kwargs.setdefault("custom_generate", early_exit_generate)
         elif kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:
             # transformers sizes its default cache by the encoder's layers and fails on a deeper decoder.
             kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())

@@ -14,6 +14,7 @@ import torch
 
 from early_exit import ExitPolicy
 from util.files import read_json, write_json, write_text
+from util.run_folder import SWEEP_FILE
 
 _PACKAGES = (
     "torch",
@@ -131,32 +132,24 @@ def csv_text(rows: list[list[str]]) -> str:
 class SweepTable:
     """The points of a sweep in `folder`: sweep.json, sweep.csv and sweep.md, rewritten after each.
 
-    context: what all points share (model, data, limits). Points are found again by their setting,
-    within the same context only.
+    Starts with the points that the folder holds. source: of `provenance`, kept with each point.
     """
 
-    def __init__(self, folder: Path, context: dict[str, Any], source: dict[str, Any]):
+    def __init__(self, folder: Path, source: dict[str, Any]):
         self._folder = folder
-        self._content = {"context": context, "points": [], **source}
-        earlier = read_json(folder / "sweep.json")
-        if earlier is not None and earlier.get("context") == context:
-            self._content["points"] = earlier["points"]
+        self._source = source
+        self._points = read_json(folder / SWEEP_FILE, default={"points": []})["points"]
 
     def __contains__(self, policy: ExitPolicy) -> bool:
-        return any(point["setting"] == setting_name(policy) for point in self._content["points"])
+        return any(point["setting"] == setting_name(policy) for point in self._points)
 
     def add(self, policy: ExitPolicy, metrics: dict[str, Any]) -> None:
         """Adds a point and rewrites the files."""
-        self._content["points"].append({"setting": setting_name(policy), "metrics": metrics})
-        rows = table_rows(self._content["points"])
-        write_json(self._folder / "sweep.json", self._content)
+        self._points.append({"setting": setting_name(policy), "metrics": metrics, **self._source})
+        rows = table_rows(self._points)
+        write_json(self._folder / SWEEP_FILE, {"points": self._points})
         write_text(self._folder / "sweep.csv", csv_text(rows))
         write_text(self._folder / "sweep.md", markdown_table(rows) + "\n")
 
     def __str__(self) -> str:
-        return markdown_table(table_rows(self._content["points"]))
-
-
-def sweep_context(folder: Path) -> dict[str, Any] | None:
-    """The context of the sweep that is kept in `folder`, None where there is none."""
-    return (read_json(folder / "sweep.json") or {}).get("context")
+        return markdown_table(table_rows(self._points))

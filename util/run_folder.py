@@ -11,6 +11,7 @@ from typing import Any
 from util.errors import UsageError
 from util.files import read_json, write_json
 
+SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
 _RUN_FILE = "run.json"
 
 
@@ -34,6 +35,20 @@ def prepare_run(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path
         shutil.rmtree(checkpoint)
     write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
     return None
+
+
+def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool) -> None:
+    """Readies the folder for a sweep. Its points stay where the context is the same: it goes on, or grows.
+
+    context: what all points share. A finished sweep starts anew with `overwrite`. Raises UsageError where
+    the folder is in use otherwise.
+    """
+    earlier = read_json(folder / _RUN_FILE)
+    if earlier is not None and earlier["settings"] == context and not (earlier["finished"] and overwrite):
+        write_json(folder / _RUN_FILE, {"settings": context, "finished": False})
+        return
+    prepare_run(folder, context, overwrite)
+    (folder / SWEEP_FILE).unlink(missing_ok=True)
 
 
 def finish_run(folder: Path) -> None:

@@ -4,17 +4,24 @@ Tensors in, tensors out: nothing here knows of transformers, flags or files.
 """
 
 from early_exit.confidence import MEASURES, LayerView, get_measure
+from early_exit.engine import DecodedBatch, decode
 from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from early_exit.reference import Decoded, DecoderSteps, decode_reference
+from early_exit.weights import DecoderWeights, LayerWeights, Linear
 
 __all__ = [
     "LAYER_WEIGHTINGS",
     "MEASURES",
     "Decoded",
+    "DecodedBatch",
     "DecoderSteps",
+    "DecoderWeights",
     "ExitPolicy",
     "LayerView",
+    "LayerWeights",
+    "Linear",
+    "decode",
     "decode_reference",
     "get_measure",
     "joint_cross_entropy",

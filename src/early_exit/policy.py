@@ -65,16 +65,19 @@ class ExitPolicy:
         """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
         return self.measure is not None and max(self.min_layer, 1) <= layer < num_layers
 
-    def threshold_at(self, position: int, max_new_tokens: int) -> float | Tensor:
-        """λ·(0.9 + 0.1·exp(−τ·t/T)), clipped to [0, 1], for the t-th new token (from 0) of at most T.
+    def decay(self, position: int, max_new_tokens: int) -> float:
+        """0.9 + 0.1·exp(−τ·t/T), in (0.9, 1], for the t-th new token (from 0) of at most T; 1 without τ.
 
         CALM's equation 5 with the decaying part scaled by λ too, as FREE has it: without that, a
         threshold of 0 would not stand for "leave at once".
         """
         if self.position_temperature is None:
-            return self.threshold
-        decay = 0.9 + 0.1 * math.exp(-self.position_temperature * position / max_new_tokens)
-        return self.threshold * decay  # decay is in (0.9, 1], so the product stays in [0, 1]
+            return 1.0
+        return 0.9 + 0.1 * math.exp(-self.position_temperature * position / max_new_tokens)
+
+    def threshold_at(self, position: int, max_new_tokens: int) -> float | Tensor:
+        """The threshold at a position, λ times the decay; within [0, 1] as both are."""
+        return self.threshold * self.decay(position, max_new_tokens)
 
     def exits(self, confidence: Tensor, position: int, max_new_tokens: int) -> Tensor:
         """Which rows leave: [rows] bool from their confidences [rows]. Raises ValueError on NaN."""

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from early_exit import ExitPolicy
-from util.results import SweepTable, markdown_table, provenance, setting_name, sweep_context, write_results
+from util.results import SweepTable, markdown_table, provenance, setting_name, write_results
 
 METRICS = {"eval_rouge1": 1.0, "eval_rougeL": 33.333, "eval_block_avg": 2.5}
 
@@ -37,18 +37,18 @@ def test_table_is_aligned():
     assert lines == ["| setting | x    |", "|---------|------|", "| a       | 1.00 |"]
 
 
-def test_a_sweep_remembers_its_points_within_its_context(tmp_path):
+def test_a_sweep_remembers_its_points(tmp_path):
     one, two = ExitPolicy(static_layer=1), ExitPolicy(static_layer=2)
-    table = SweepTable(tmp_path, {"model": "a"}, {"seed": 1})
+    table = SweepTable(tmp_path, {"seed": 1})
     table.add(one, METRICS)
-    assert sweep_context(tmp_path) == {"model": "a"}
-    again = SweepTable(tmp_path, {"model": "a"}, {"seed": 1})
+    again = SweepTable(tmp_path, {"seed": 2})
     assert one in again
     assert two not in again
     again.add(two, METRICS)
+    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert [(point["setting"], point["seed"]) for point in points] == [("static 1", 1), ("static 2", 2)]
     assert (tmp_path / "sweep.csv").read_text().splitlines()[1:] == [
         "static 1,1.00,,33.33,,2.50,",
         "static 2,1.00,,33.33,,2.50,",
     ]
     assert (tmp_path / "sweep.md").read_text() == f"{again}\n"
-    assert one not in SweepTable(tmp_path, {"model": "b"}, {"seed": 1})

@@ -1,7 +1,7 @@
 import pytest
 
 from util.errors import UsageError
-from util.run_folder import finish_run, last_checkpoint, prepare_run
+from util.run_folder import finish_run, last_checkpoint, prepare_run, prepare_sweep
 
 SETTINGS = {"learning_rate": 0.1, "seed": 1}
 
@@ -59,3 +59,20 @@ def test_a_file_in_the_folders_place_is_named(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         prepare_run(tmp_path / "out", SETTINGS, overwrite=True)
+
+
+def test_a_sweep_goes_on_grows_and_starts_anew_when_told(tmp_path):
+    prepare_sweep(tmp_path, SETTINGS, overwrite=False)
+    (tmp_path / "sweep.json").write_text("points")
+    for overwrite in (False, True):  # interrupted
+        prepare_sweep(tmp_path, SETTINGS, overwrite)
+        assert (tmp_path / "sweep.json").exists()
+    finish_run(tmp_path)
+    prepare_sweep(tmp_path, SETTINGS, overwrite=False)  # grows
+    assert (tmp_path / "sweep.json").exists()
+    finish_run(tmp_path)
+    with pytest.raises(UsageError, match="not empty"):
+        prepare_sweep(tmp_path, SETTINGS | {"seed": 2}, overwrite=False)
+    assert (tmp_path / "sweep.json").exists()
+    prepare_sweep(tmp_path, SETTINGS, overwrite=True)
+    assert not (tmp_path / "sweep.json").exists()

@@ -1,0 +1,70 @@
+"""From transformers' T5-family modules to `early_exit.weights`."""
+
+import torch
+from torch import Tensor
+
+from early_exit.weights import DecoderWeights, LayerWeights, Linear
+
+
+def packed_decoder(model, positions: int) -> DecoderWeights:
+    """`decoder_weights` of a model, packed once and kept with it until its weights change.
+
+    A change is seen by the tensors' version counters, which writing through `.data` does not move.
+    """
+    parameters = [*model.decoder.parameters(), model.lm_head.weight]
+    state = [(parameter.data_ptr(), parameter._version, parameter.dtype) for parameter in parameters]
+    kept = model.__dict__.get("_packed_decoder")
+    if kept is None or kept[0] != state or kept[1] < positions:
+        longer = 1 << (positions - 1).bit_length()  # so that growing lengths do not pack again and again
+        kept = model.__dict__["_packed_decoder"] = (state, longer, decoder_weights(model, longer))
+    return kept[2]
+
+
+def decoder_weights(model, positions: int) -> DecoderWeights:
+    """Packs the decoder of a model of `models.t5`, for sequences of at most so many positions.
+
+    Reads the weights as they are now: pack again after training.
+    """
+    stack = model.decoder
+    attention = stack.block[0].layer[0].SelfAttention
+    biases = attention.compute_bias(1, positions, past_seen_tokens=positions - 1)[
+        0, :, 0
+    ]  # [heads, positions]
+    biases = biases.flip(-1).detach()  # by distance from the query, 0 first
+    feed_forward = stack.block[0].layer[-1].DenseReluDense
+    scale = model.head_input(torch.ones((), device=model.device)).item()
+    return DecoderWeights(
+        embedding=stack.embed_tokens.weight.detach(),
+        layers=tuple(_layer_weights(block, biases) for block in stack.block),
+        head=Linear(model.lm_head.weight * stack.final_layer_norm.weight * scale),
+        heads=attention.n_heads,
+        head_dim=attention.key_value_proj_dim,
+        activation=feed_forward.act,
+        gated=model.config.is_gated_act,
+        epsilon=stack.final_layer_norm.variance_epsilon,
+    )
+
+
+def _layer_weights(block, bias: Tensor) -> LayerWeights:
+    self_layer, cross_layer, forward_layer = block.layer
+    self_attention, cross_attention = self_layer.SelfAttention, cross_layer.EncDecAttention
+    feed_forward = forward_layer.DenseReluDense
+    inputs = [feed_forward.wi_0, feed_forward.wi_1] if hasattr(feed_forward, "wi_0") else [feed_forward.wi]
+    return LayerWeights(
+        queries_keys_values=_folded(
+            self_layer.layer_norm, self_attention.q, self_attention.k, self_attention.v
+        ),
+        keys_values=_folded(self_layer.layer_norm, self_attention.k, self_attention.v),
+        self_output=Linear(self_attention.o.weight),
+        cross_queries=_folded(cross_layer.layer_norm, cross_attention.q),
+        cross_keys_values=Linear(torch.cat([cross_attention.k.weight, cross_attention.v.weight])),
+        cross_output=Linear(cross_attention.o.weight),
+        feed_forward_in=_folded(forward_layer.layer_norm, *inputs),
+        feed_forward_out=Linear(feed_forward.wo.weight),
+        bias=bias,
+    )
+
+
+def _folded(norm, *projections) -> Linear:
+    """Projections of one normed input, as one product that includes the norm's weight."""
+    return Linear(torch.cat([projection.weight for projection in projections]) * norm.weight)
