@@ -156,7 +156,7 @@ class _Run:
 
     def result(self) -> DecodedBatch:
         return DecodedBatch(
-            torch.from_numpy(self._exit_layers[:, : self._step]),
+            torch.from_numpy(self._exit_layers[:, : self._step]).to(self._confidences.device),
             self._confidences[:, : self._step],
             self._highest_kept,
             self._lowest_left,

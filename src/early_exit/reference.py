@@ -84,7 +84,12 @@ def decode_reference(
         confidences.append(confidence)
         if ends:
             break
-    return Decoded(tokens[len(prefix) :], torch.tensor(exit_layers), torch.tensor(confidences))
+    device = prefix.device
+    return Decoded(
+        tokens[len(prefix) :],
+        torch.tensor(exit_layers, device=device),
+        torch.tensor(confidences, device=device),
+    )
 
 
 def _run_until_exit(
