@@ -29,21 +29,22 @@ def plot_sweep(points: list[dict[str, Any]]) -> Figure:
         members = sorted(members, key=lambda point: point["metrics"]["eval_block_avg"])
         layers = [point["metrics"]["eval_block_avg"] for point in members]
         rouge = [point["metrics"]["eval_rougeL"] for point in members]
-        axes.plot(layers, rouge, marker="o" if name == "static" else "s", label=f"{name} exits")
+        is_static = name == "static"
+        label = "static exits, layer" if is_static else f"{name} exits, λ"
+        axes.plot(layers, rouge, marker="o" if is_static else "s", label=label)
         for point, x, y in zip(members, layers, rouge, strict=True):
-            label = point["setting"].removeprefix(name).strip()
-            below = name == "static"
             axes.annotate(
-                label,
+                point["setting"].removeprefix(name).strip().removeprefix("λ="),
                 (x, y),
-                xytext=(4, -12) if below else (-4, 6),
+                xytext=(4, -12) if is_static else (0, 7),  # thresholds stand close: upright, above
                 textcoords="offset points",
-                ha="left" if below else "right",
+                rotation=0 if is_static else 90,
+                ha="left" if is_static else "center",
                 fontsize=7,
             )
     axes.set_xlabel("mean decoder layers per token (block_avg)")
     axes.set_ylabel("ROUGE-L")
-    axes.margins(0.1)
+    axes.margins(x=0.06, y=0.14)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     return figure
