@@ -24,6 +24,7 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import logging
+from yaml import YAMLError
 
 from models.loading import load_model, new_model
 from trainers.generation import GenerationSettings
@@ -62,7 +63,7 @@ def parse_arguments(argv: list[str]) -> Arguments:
             arguments = parser.parse_yaml_file(argv[0])
         else:
             arguments = parser.parse_args_into_dataclasses(argv)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, YAMLError, AttributeError) as error:  # AttributeError: no mapping in a file
         where = f"{argv[0]}: " if len(argv) == 1 else ""
         raise UsageError(where + " ".join(str(error).split())) from error
     check_arguments(*arguments)
@@ -91,16 +92,16 @@ def run(
             settings = run_settings(model_args, data_args, exit_args, training)
             checkpoint = prepare_run(folder, settings, exit_args.overwrite_output_dir)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
+    if not exit_args.is_sweep:
+        trainer.generation = generation_settings(policies[0], exit_args)
     source = {**provenance(training.seed), "sentence_splitter": sentence_splitter()[1]}
     if training.do_train:
         train(trainer, tokenizer, checkpoint, source)
     if exit_args.is_sweep:
         sweep(trainer, policies, exit_args, SweepTable(folder, source))
     elif training.do_eval:
-        trainer.generation = generation_settings(policies[0], exit_args)
         report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)
     if training.do_predict:
-        trainer.generation = generation_settings(policies[0], exit_args)
         predict(
             trainer,
             tokenizer,
@@ -174,7 +175,6 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Joi
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
         compute_metrics=lambda rows: rouge(rows.predictions, rows.label_ids),
         layer_weighting=exit_args.layer_weighting,
-        generation=GenerationSettings(),
     )
 
 

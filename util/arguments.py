@@ -92,6 +92,19 @@ class ExitArguments:
         False, "Use a non-empty output folder; an interrupted run with the same settings still resumes."
     )
 
+    def __post_init__(self):
+        """Settings files may give one value where the command line gives a list of them."""
+        if self.static_exit_layer is not None:
+            layers = self.static_exit_layer
+            self.static_exit_layer = [
+                str(layer) for layer in (layers if isinstance(layers, list) else [layers])
+            ]
+        thresholds = self.exit_conf_threshold
+        thresholds = thresholds if isinstance(thresholds, list) else [thresholds]
+        if not all(isinstance(threshold, int | float) for threshold in thresholds):
+            raise UsageError(f"exit_conf_threshold {thresholds} is not a number or a list of numbers")
+        self.exit_conf_threshold = [float(threshold) for threshold in thresholds]
+
     @property
     def layer_weighting(self) -> str:
         """Name of the training loss's weighting over exits (`early_exit.LAYER_WEIGHTINGS`)."""

@@ -110,6 +110,13 @@ def test_bad_settings_files(capsys, tmp_path):
     fails_with(capsys, [file], "exit_layer")
     file.write_text("{")
     fails_with(capsys, [file], str(file))
+    file.write_text("[1, 2]")
+    fails_with(capsys, [file], str(file))
+    file.write_text(json.dumps({"output_dir": "x", "exit_conf_threshold": "high"}))
+    fails_with(capsys, [file], "exit_conf_threshold ['high'] is not a number")
+    file = tmp_path / "settings.yaml"
+    file.write_text("output_dir: [")
+    fails_with(capsys, [file], str(file))
 
 
 def test_the_process_exits_with_2(tmp_path):

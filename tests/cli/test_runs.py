@@ -109,16 +109,23 @@ def test_empty_and_overlong_documents_do_not_stop_a_run(tmp_path, model):
 
 
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
-def test_settings_may_stand_in_a_file(tmp_path, model, suffix):
+@pytest.mark.parametrize(
+    ("exits", "layers"),
+    [
+        ({"static_exit_layer": 1}, 1),
+        ({"use_early_exit": True, "exit_conf_threshold": 1, "exit_min_layer": 2}, 3),
+    ],
+)
+def test_settings_may_stand_in_a_file(tmp_path, model, suffix, exits, layers):
     settings = {
         "model_name_or_path": str(model), "dataset_name": "embedded", "output_dir": str(tmp_path / "output"),
         "do_eval": True, "predict_with_generate": True, "max_eval_samples": 1, "max_target_length": 8,
-        "static_exit_layer": ["1"], "report_to": "none", "use_cpu": True,
+        "report_to": "none", "use_cpu": True, **exits,
     }  # fmt: skip
     file = tmp_path / f"settings.{suffix}"
     file.write_text(json.dumps(settings))  # JSON is YAML
     assert call(str(file)) == 0
-    assert results(tmp_path / "output")["eval_block_avg"] == 1
+    assert results(tmp_path / "output")["eval_block_avg"] == layers
 
 
 def sweep_settings(folder):
