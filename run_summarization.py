@@ -12,6 +12,7 @@ Or with one JSON or YAML file of the same names: `python run_summarization.py se
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
 from util.metrics import rouge_of_tokens, sentence_splitter
 from util.results import SweepTable, provenance, write_results
-from util.run_folder import finish_run, prepare_run, prepare_sweep
+from util.run_folder import check_free, finish_sweep, finish_training, prepare_sweep, prepare_training
 from util.settings import run_settings, sweep_settings
 from util.tokenizer import train_tokenizer
 
@@ -66,8 +67,21 @@ def parse_arguments(argv: list[str]) -> Arguments:
     except (ValueError, OSError, YAMLError, AttributeError) as error:  # AttributeError: no mapping in a file
         where = f"{argv[0]}: " if len(argv) == 1 else ""
         raise UsageError(where + " ".join(str(error).split())) from error
+    for group in arguments:
+        _read_floats(group)
     check_arguments(*arguments)
     return arguments
+
+
+def _read_floats(arguments) -> None:
+    """YAML reads 1e-4 as text; numbers are meant where the field is a float."""
+    for field in fields(arguments):
+        value = getattr(arguments, field.name)
+        if isinstance(value, str) and field.type in (float, float | None, "float", "float | None"):
+            try:
+                setattr(arguments, field.name, float(value))
+            except ValueError as error:
+                raise UsageError(f"{field.name}: {value!r} is not a number") from error
 
 
 def run(
@@ -86,15 +100,17 @@ def run(
     checkpoint = None
     with training.main_process_first(desc="preparing the output folder"):
         if exit_args.is_sweep:
-            context = sweep_settings(model_args, data_args, training)
+            context = sweep_settings(model_args, data_args, exit_args, training)
             prepare_sweep(folder, context, exit_args.overwrite_output_dir)
-        else:
+        elif training.do_train:
             settings = run_settings(model_args, data_args, exit_args, training)
-            checkpoint = prepare_run(folder, settings, exit_args.overwrite_output_dir)
+            checkpoint = prepare_training(folder, settings, exit_args.overwrite_output_dir)
+        elif training.process_index == 0:  # an evaluation writes at its end only
+            check_free(folder, exit_args.overwrite_output_dir)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     if not exit_args.is_sweep:
         trainer.generation = generation_settings(policies[0], exit_args)
-    source = {**provenance(training.seed), "sentence_splitter": sentence_splitter()[1]}
+    source = {**provenance(training.seed, training.device), "sentence_splitter": sentence_splitter()[1]}
     if training.do_train:
         train(trainer, tokenizer, checkpoint, source)
     if exit_args.is_sweep:
@@ -108,8 +124,8 @@ def run(
             tokenize(texts["test"], tokenizer, data_args, data_args.generation_length),
             source,
         )
-    if trainer.is_world_process_zero():
-        finish_run(folder)
+    if trainer.is_world_process_zero() and training.do_train:
+        finish_training(folder)
 
 
 def load_texts(model_args: ModelArguments, data_args: DataArguments, training) -> dict:
@@ -202,14 +218,13 @@ def train(trainer: JointTrainer, tokenizer, checkpoint: Path | None, source: dic
 
 def sweep(trainer: JointTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
     """Evaluates the policies that the table lacks; the table is rewritten after each."""
-    for policy in policies:
-        if policy in table:
-            continue
+    for policy in [policy for policy in policies if policy not in table]:
         trainer.generation = generation_settings(policy, exit_args)
         metrics = trainer.evaluate()
         if trainer.is_world_process_zero():
             table.add(policy, metrics)
     if trainer.is_world_process_zero():
+        finish_sweep(Path(trainer.args.output_dir))
         print(table)
 
 

@@ -15,7 +15,7 @@ if [ ! -e "$E2E_DATA/train.json" ]; then
   echo "no E2E data at $E2E_DATA: set E2E_DATA" >&2
   exit 2
 fi
-export MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64
+export MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=${EVAL_BATCH_SIZE:-8}
 
 if [ ! -e "$FOLDER/train_results.json" ]; then
   TRAIN_FILE=$E2E_DATA/train.json OUTPUT_DIR=$FOLDER TOKENIZER_VOCAB_SIZE=700 BATCH_SIZE=32 EPOCHS=5 \
@@ -23,7 +23,7 @@ if [ ! -e "$FOLDER/train_results.json" ]; then
 fi
 export MODEL=$FOLDER VALIDATION_FILE=$E2E_DATA/validation.json OUTPUT_DIR=$FOLDER/sweep
 bash scripts/static_layer.sh
-THRESHOLDS=${THRESHOLDS:-0.1 0.3 0.5 0.7 0.8 0.9 0.95 0.97} bash scripts/softmax_threshold.sh
+THRESHOLDS=${THRESHOLDS:-0.1 0.3 0.5 0.7 0.9 0.97} bash scripts/softmax_threshold.sh
 
 mkdir -p "$RESULTS"
 cp "$OUTPUT_DIR"/sweep.{json,csv,md} "$RESULTS"

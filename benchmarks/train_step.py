@@ -147,7 +147,10 @@ def main() -> None:
     )
     if options.json:
         settings = {name: getattr(options, name) for name in ("shape", "batch", "source", "target", "rounds")}
-        write_json(options.json, {"rows": rows, "settings": settings, "environment": provenance(seed=0)})
+        write_json(
+            options.json,
+            {"rows": rows, "settings": settings, "environment": provenance(seed=0, device=options.device)},
+        )
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ class EarlyExitMixin:
         see `models.generation.EarlyExitOutput`.
         """
         if exit_policy is not None:
+            if kwargs.get("streamer") is not None:
+                raise ValueError("early exit does not stream; leave out the streamer")
             kwargs["exit_policy"] = exit_policy
             kwargs.setdefault("custom_generate", early_exit_generate)
         elif kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:

@@ -15,6 +15,8 @@ EPOCHS=${EPOCHS:-1}
 MAX_STEPS=${MAX_STEPS:--1}
 SCHEDULE=${SCHEDULE:-cosine}
 WARMUP_STEPS=${WARMUP_STEPS:-50}
+ADAM_BETA2=${ADAM_BETA2:-0.98}
+WEIGHT_DECAY=${WEIGHT_DECAY:-0.01}
 SAVE_STEPS=${SAVE_STEPS:-200}
 
 if [ -n "$MODEL" ]; then
@@ -30,7 +32,7 @@ fi
   --output_hidden_states_decoder True --intermediate_loss_fn "$LOSS" \
   --per_device_train_batch_size "$BATCH_SIZE" \
   --learning_rate "$LEARNING_RATE" --lr_scheduler_type "$SCHEDULE" --warmup_steps "$WARMUP_STEPS" \
-  --adam_beta2 0.98 --weight_decay 0.01 \
+  --adam_beta2 "$ADAM_BETA2" --weight_decay "$WEIGHT_DECAY" \
   --num_train_epochs "$EPOCHS" --max_steps "$MAX_STEPS" \
   --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none \
   "$@"

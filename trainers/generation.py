@@ -108,9 +108,9 @@ class GenerationTrainer(Seq2SeqTrainer):
     def _prepare_model(self) -> None:
         self.model.eval()
         if not self.is_in_train and self.args.bf16_full_eval:
-            self.model.to(torch.bfloat16)
+            self.model.to(self.args.device, torch.bfloat16)
         if not self.is_in_train and self.args.fp16_full_eval:
-            self.model.to(torch.float16)
+            self.model.to(self.args.device, torch.float16)
 
     def _generate(self, inputs: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Sequences [rows, 1 + new tokens], and exit layers [rows, new tokens] where exits are on."""

@@ -29,7 +29,9 @@ class JointTrainer(GenerationTrainer):
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         if model.training:
-            for layer, exit_loss in enumerate(outputs.exit_losses, start=1):
+            # Several GPUs in one process give several losses an exit.
+            exit_losses = outputs.exit_losses.view(-1, self.model.num_exits).nanmean(0)
+            for layer, exit_loss in enumerate(exit_losses, start=1):
                 self._exit_losses[layer].append(exit_loss)
         return (loss, outputs) if return_outputs else loss
 

@@ -72,9 +72,11 @@ class ExitArguments:
     )
     use_early_exit: bool = _arg(False, "Tokens leave at the first layer that is confident enough.")
     exit_conf_type: str | None = _arg(None, f"Confidence measure: {', '.join(MEASURES)}. Default softmax.")
-    exit_conf_threshold: list[float] = field(
-        default_factory=lambda: [1.0],
-        metadata={"help": "λ in [0, 1]: leave where confidence > λ. Several values make a sweep."},
+    exit_conf_threshold: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "λ in [0, 1]: leave where confidence > λ; default 1, never. Several values make a sweep."
+        },
     )
     exit_min_layer: int = _arg(0, "No exit is tried before so many decoder layers have run.")
     exit_position_temp: float | None = _arg(
@@ -99,6 +101,8 @@ class ExitArguments:
             self.static_exit_layer = [
                 str(layer) for layer in (layers if isinstance(layers, list) else [layers])
             ]
+        if self.exit_conf_threshold is None:
+            return
         thresholds = self.exit_conf_threshold
         thresholds = thresholds if isinstance(thresholds, list) else [thresholds]
         if not all(isinstance(threshold, int | float) for threshold in thresholds):
@@ -121,11 +125,7 @@ class ExitArguments:
     def is_sweep(self) -> bool:
         """Whether several settings are asked for at once."""
         layers = self.static_exit_layer or []
-        return (
-            len(layers) > 1
-            or layers == ["all"]
-            or (self.use_early_exit and len(self.exit_conf_threshold) > 1)
-        )
+        return len(layers) > 1 or layers == ["all"] or len(self.exit_conf_threshold or []) > 1
 
     def policies(self, num_layers: int | None) -> list[ExitPolicy]:
         """The exit policies to evaluate on a model of L layers; one unless this is a sweep.
@@ -145,7 +145,7 @@ class ExitArguments:
                         min_layer=self.exit_min_layer,
                         position_temperature=self.exit_position_temp,
                     )
-                    for threshold in dict.fromkeys(self.exit_conf_threshold)
+                    for threshold in dict.fromkeys(self.exit_conf_threshold or [1.0])
                 ]
             else:
                 policies = [ExitPolicy()]
@@ -183,6 +183,9 @@ def check_arguments(model: ModelArguments, data: DataArguments, exits: ExitArgum
         raise UsageError("--model_shape starts from random weights, so it needs --do_train")
     _check_data_sources(data, training)
     _check_numbers(model, data)
+    longest = training.generation_max_length or data.generation_length
+    if training.predict_with_generate and longest < 2:
+        raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_exits(data, exits, training)
 
 
@@ -225,6 +228,8 @@ def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
 def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.use_early_exit and exits.static_exit_layer is not None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
+    if exits.exit_conf_threshold is not None and not exits.use_early_exit:
+        raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
     if exits.exit_conf_type is not None and exits.exit_conf_type not in MEASURES:
         raise UsageError(f"unknown --exit_conf_type {exits.exit_conf_type!r}; known: {', '.join(MEASURES)}")
     losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
@@ -234,6 +239,8 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         )
     if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
         raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
+    if training.fp16:
+        raise UsageError("--fp16 is not supported: T5 overflows in it; use --bf16")
     if training.label_smoothing_factor:
         raise UsageError("--label_smoothing_factor is not supported by the losses at the exits")
     beams = data.num_beams or training.generation_num_beams or 1

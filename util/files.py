@@ -36,7 +36,7 @@ def read_json(path: Path | str, default: Any = None) -> Any:
     """The JSON document in a file, or `default` where there is no such file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return default
 
 

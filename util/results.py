@@ -39,14 +39,14 @@ TABLE_METRICS = {
 }
 
 
-def provenance(seed: int) -> dict[str, Any]:
+def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
     """What a result needs to be repeated: command, seed, versions, commit, processor and threads."""
     return {
         "command": shlex.join(["python", *sys.argv]),
         "seed": seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "commit": commit(),
-        "device": device_name(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
 
@@ -67,10 +67,10 @@ def commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
 
 
-def device_name() -> str:
-    """The accelerator's name, or the processor's."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device | str) -> str:
+    """The name of the accelerator, or of the processor."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -94,7 +94,7 @@ def setting_name(policy: ExitPolicy) -> str:
         return f"static {policy.static_layer}"
     if policy.measure is None:
         return "full depth"
-    name = f"{policy.measure} λ={float(policy.threshold):g}"
+    name = f"{policy.measure} λ={float(policy.threshold)!r}"
     if policy.min_layer > 1:
         name += f" min={policy.min_layer}"
     if policy.position_temperature is not None:

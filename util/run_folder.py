@@ -1,7 +1,7 @@
 """What may happen to an output folder: nothing is lost without --overwrite_output_dir.
 
-A run notes its settings in `run.json`. A run that was interrupted goes on when it is started again
-with the same settings; anything else that is in the folder stops it.
+A training run notes its settings in `run.json`, a sweep in `sweep_run.json`. What was interrupted goes on
+when it is started again with the same settings; anything else that is in the folder stops it.
 """
 
 import shutil
@@ -13,28 +13,31 @@ from util.files import read_json, write_json
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
 _RUN_FILE = "run.json"
+_SWEEP_RUN_FILE = "sweep_run.json"
 
 
-def prepare_run(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | None:
-    """Readies the folder for a run and returns the checkpoint to resume from, None to start anew.
+def prepare_training(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | None:
+    """Readies the folder for a training run and returns the checkpoint to resume from, None to start anew.
 
-    settings: all that the result depends on, as JSON values. Starting anew with `overwrite` removes
-    the checkpoints of an earlier run, and nothing else. Raises UsageError where the folder is in use.
+    settings: all that the result depends on, as JSON values. Starting anew with `overwrite` removes the
+    checkpoints and results of an earlier run, and nothing else. Raises UsageError where the folder is in
+    use.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"output folder {folder} is a file")
     earlier = read_json(folder / _RUN_FILE)
     if earlier is not None and not earlier["finished"] and earlier["settings"] == settings:
         return last_checkpoint(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise UsageError(
-            f"output folder {folder} is not empty{_why(earlier, settings)}; "
-            "choose another one or pass --overwrite_output_dir"
-        )
-    for checkpoint in folder.glob("checkpoint-*"):
+    check_free(folder, overwrite, _why(earlier, settings))
+    for checkpoint in _checkpoints(folder):
         shutil.rmtree(checkpoint)
+    for results in folder.glob("*_results.json"):
+        results.unlink()
     write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
     return None
+
+
+def finish_training(folder: Path) -> None:
+    """Marks the training run in the folder as finished: it will not be resumed."""
+    write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
 
 
 def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool) -> None:
@@ -43,24 +46,43 @@ def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool) -> Non
     context: what all points share. A finished sweep starts anew with `overwrite`. Raises UsageError where
     the folder is in use otherwise.
     """
-    earlier = read_json(folder / _RUN_FILE)
-    if earlier is not None and earlier["settings"] == context and not (earlier["finished"] and overwrite):
-        write_json(folder / _RUN_FILE, {"settings": context, "finished": False})
-        return
-    prepare_run(folder, context, overwrite)
-    (folder / SWEEP_FILE).unlink(missing_ok=True)
+    earlier = read_json(folder / _SWEEP_RUN_FILE)
+    goes_on = (
+        earlier is not None and earlier["settings"] == context and not (earlier["finished"] and overwrite)
+    )
+    if not goes_on:
+        check_free(folder, overwrite, _why(earlier, context))
+        (folder / SWEEP_FILE).unlink(missing_ok=True)
+    write_json(folder / _SWEEP_RUN_FILE, {"settings": context, "finished": False})
 
 
-def finish_run(folder: Path) -> None:
-    """Marks the run in the folder as finished: it will not be resumed."""
-    write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
+def finish_sweep(folder: Path) -> None:
+    """Marks the sweep in the folder as finished."""
+    write_json(folder / _SWEEP_RUN_FILE, {**read_json(folder / _SWEEP_RUN_FILE), "finished": True})
+
+
+def check_free(folder: Path, overwrite: bool, why: str = "") -> None:
+    """Raises UsageError where the folder is a file, or not empty and `overwrite` is not given."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"output folder {folder} is a file")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UsageError(
+            f"output folder {folder} is not empty{why}; choose another one or pass --overwrite_output_dir"
+        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
     cut off while it was being written."""
-    complete = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    complete = [path for path in _checkpoints(folder) if (path / "trainer_state.json").exists()]
     return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The Trainer's own, checkpoint-{step}; not what a user has put beside them."""
+    return [
+        path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()
+    ]
 
 
 def _why(earlier: dict[str, Any] | None, settings: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.results import device_name
 
 # Flags that change where or how often something is written, not what is computed.
 _SILENT = ("overwrite_output_dir", "overwrite_cache", "cache_dir", "token", "preprocessing_num_workers")
@@ -13,7 +14,8 @@ _TRAINING = (
     "do_train do_eval do_predict per_device_train_batch_size per_device_eval_batch_size "
     "gradient_accumulation_steps learning_rate weight_decay adam_beta1 adam_beta2 adam_epsilon "
     "max_grad_norm num_train_epochs max_steps lr_scheduler_type warmup_steps optim seed data_seed bf16 "
-    "fp16 predict_with_generate generation_max_length generation_num_beams"
+    "fp16 bf16_full_eval fp16_full_eval use_cpu predict_with_generate generation_max_length "
+    "generation_num_beams"
 ).split()
 
 
@@ -25,11 +27,19 @@ def run_settings(
     return {name: value for name, value in together.items() if name not in _SILENT}
 
 
-def sweep_settings(model: ModelArguments, data: DataArguments, training) -> dict[str, Any]:
-    """What the points of a sweep share: all but the exit flags, and the state of the weights' file."""
+def sweep_settings(
+    model: ModelArguments, data: DataArguments, exits: ExitArguments, training
+) -> dict[str, Any]:
+    """What the points of a sweep share: all but where tokens leave, and the state of the files read."""
     together = {**asdict(model), **asdict(data), **_of_training(training)}
     settings = {name: value for name, value in together.items() if name not in _SILENT}
-    return settings | {"weights": _weights_state(model.model_name_or_path)}
+    weights = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
+    return settings | {
+        "deploy_scenario": exits.deploy_scenario,
+        "use_synchronize": exits.use_synchronize,
+        "device": device_name(training.device),
+        "files": [_state(path) for path in (*weights, data.validation_file) if path is not None],
+    }
 
 
 def _of_training(training) -> dict[str, Any]:
@@ -40,7 +50,7 @@ def _of_training(training) -> dict[str, Any]:
     }
 
 
-def _weights_state(folder: str | None) -> list[list]:
-    """Name, size and time of a local checkpoint's weights: a retrained model starts a new sweep."""
-    files = sorted(Path(folder).glob("*.safetensors")) if folder and Path(folder).is_dir() else []
-    return [[file.name, file.stat().st_size, file.stat().st_mtime] for file in files]
+def _state(path: Path | str) -> list:
+    """Name, size and time of a file: a model trained again, or edited data, start a new sweep."""
+    status = Path(path).stat()
+    return [str(path), status.st_size, status.st_mtime]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.memory import SourceMemory, TokenMemory
+from early_exit.memory import SourceMemory, TokenMemory, on_device
 from early_exit.policy import ExitPolicy
 from early_exit.weights import DecoderWeights, LayerWeights, normed
 
@@ -65,6 +65,7 @@ def decode(
     row_sources = np.arange(rows) if row_sources is None else row_sources
     if len(row_sources) != rows or row_sources.max() >= len(source):
         raise ValueError(f"{len(row_sources)} row sources for {rows} rows and {len(source)} sources")
+    source = source.to(weights.embedding.dtype)
     run = _Run(weights, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens)
     for position in range(prefix.shape[1] - 1):
         run.full_depth(prefix[:, position])
@@ -72,7 +73,7 @@ def decode(
     for _ in range(max_new_tokens):
         tokens, ends = next_tokens(run.active, run.step(tokens))
         if ends.any():
-            tokens = tokens[torch.from_numpy(~ends).to(tokens.device)]
+            tokens = tokens[on_device((~ends).nonzero()[0], tokens.device)]
             run.finish(ends)
         if not len(run.active):
             break
@@ -131,7 +132,7 @@ class _Run:
             if logits is None:
                 logits = hidden.new_empty(len(tokens), self._weights.head.width)
             logits = self._leave(inside, leaves, confidence, layer, view, logits)
-            hidden = hidden[torch.from_numpy(~leaves).to(hidden.device)]
+            hidden = hidden[on_device((~leaves).nonzero()[0], hidden.device)]
             inside = inside[~leaves]
             if not len(inside):
                 break
@@ -141,7 +142,7 @@ class _Run:
             if logits is None:
                 logits = rest
             else:
-                logits[torch.from_numpy(inside).to(logits.device)] = rest
+                logits[on_device(inside, logits.device)] = rest
         self._position += 1
         self._step += 1
         return logits
@@ -185,7 +186,7 @@ class _Run:
 
     def _decide(self, confidence: Tensor, inside: np.ndarray) -> np.ndarray:
         """Which of the rows leave, [inside] bool on the host: the one wait for the device in a layer."""
-        rows = torch.from_numpy(self.active[inside]).to(confidence.device)
+        rows = on_device(self.active[inside], confidence.device)
         decay = self._policy.decay(self._step, self._new_tokens)
         thresholds = self._thresholds[rows] * decay
         leaves = confidence > thresholds
@@ -211,18 +212,17 @@ class _Run:
     ) -> Tensor:
         """Notes the rows that leave after `layer`, and puts their logits into [active, vocabulary]."""
         gone = inside[leaves]
-        chosen = torch.from_numpy(leaves.nonzero()[0]).to(logits.device)
+        chosen = on_device(leaves.nonzero()[0], logits.device)
         states = view.hidden[chosen]
         rows = self.active[gone]
         self._exit_layers[rows, self._step] = layer
-        on_device = torch.from_numpy(rows).to(logits.device)
-        self._confidences[on_device, self._step] = confidence[chosen]
+        self._confidences[on_device(rows, logits.device), self._step] = confidence[chosen]
         self._tokens.leave(self._places[gone], self._position, states)
         computed = view.logits.value  # a measure that asked for logits has computed these
         gone_logits = self._logits(states) if computed is None else computed[chosen]
         if len(gone) == len(logits):
             return gone_logits
-        logits[torch.from_numpy(gone).to(logits.device)] = gone_logits
+        logits[on_device(gone, logits.device)] = gone_logits
         return logits
 
 

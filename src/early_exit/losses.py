@@ -67,7 +67,11 @@ def joint_cross_entropy(
     labels = labels[kept]
     used = [index for index, weight in enumerate(weights) if weight != 0]
     loss, used_losses = _ChunkedCrossEntropy.apply(
-        head, labels, [weights[index] for index in used], *(states[index][kept] for index in used)
+        torch.is_grad_enabled(),  # inside it is off, whether or not a gradient is wanted
+        head,
+        labels,
+        [weights[index] for index in used],
+        *(states[index][kept] for index in used),
     )
     exit_losses = used_losses.new_full((len(states),), float("nan"))
     exit_losses[used] = used_losses
@@ -78,17 +82,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Gradients with respect to the head and the states, accumulated chunk by chunk."""
 
     @staticmethod
-    def forward(ctx, head: Tensor, labels: Tensor, weights: list[float], *states: Tensor):
+    def forward(ctx, wanted: bool, head: Tensor, labels: Tensor, weights: list[float], *states: Tensor):
         device = head.device.type
         # Under autocast the products run in its type, everything else in float32.
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
         with torch.autocast(device, enabled=False):
             weight_matrix = head.to(compute)  # [vocabulary, d_model]
-            want_head, *want_states = (ctx.needs_input_grad[i] for i in (0, *range(3, 3 + len(states))))
+            want_head, *want_states = (
+                wanted and ctx.needs_input_grad[i] for i in (1, *range(4, 4 + len(states)))
+            )
             head_grad = torch.zeros_like(head) if want_head else None
             state_grads = [
-                torch.zeros_like(state) if wanted else None
-                for state, wanted in zip(states, want_states, strict=True)
+                torch.zeros_like(state) if want else None
+                for state, want in zip(states, want_states, strict=True)
             ]
             full = torch.promote_types(compute, torch.float32)
             exit_losses = torch.zeros(len(states), device=head.device, dtype=full)
@@ -125,4 +131,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head_grad, *state_grads = (
             None if grad is None else grad.mul_(grad_loss) for grad in ctx.saved_tensors
         )
-        return head_grad, None, None, *state_grads
+        return None, head_grad, None, None, *state_grads

@@ -19,11 +19,16 @@ from early_exit.weights import DecoderWeights, normed
 _GATHER_BELOW = 1 / 3
 
 
+def on_device(indices: np.ndarray, device: torch.device) -> Tensor:
+    """Host indices on the device, without waiting for it."""
+    return torch.from_numpy(indices).to(device, non_blocking=True)
+
+
 def _select(tensor: Tensor, indices: np.ndarray) -> Tensor:
     """Rows of a tensor by host indices; the tensor itself where these are all its rows in order."""
     if len(indices) == tensor.shape[0]:
         return tensor
-    return tensor[torch.from_numpy(indices).to(tensor.device)]
+    return tensor[on_device(indices, tensor.device)]
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,7 +62,7 @@ class TokenMemory:
         if len(rows) == self.rows:
             self._exit_states[:, position] = states
         else:
-            self._exit_states[torch.from_numpy(rows).to(states.device), position] = states
+            self._exit_states[on_device(rows, states.device), position] = states
 
     def fill(self, layer: int, rows: np.ndarray, position: int) -> None:
         """Gives the layer's keys and values to all positions before `position` that wait for them.
@@ -66,7 +71,7 @@ class TokenMemory:
         """
         waiting = [(row, at) for row in rows for at in range(self._filled[layer, row], position)]
         if waiting:
-            at_rows, at_positions = torch.tensor(waiting, device=self._exit_states.device).T
+            at_rows, at_positions = on_device(np.array(waiting).T, self._exit_states.device)
             states = self._exit_states[at_rows, at_positions]  # [waiting, d_model]
             projected = self._weights.layers[layer].keys_values(normed(states, self._weights.epsilon))
             projected = projected.unflatten(-1, (2, self._weights.heads, self._weights.head_dim))
@@ -83,7 +88,7 @@ class TokenMemory:
             -1, (3, self._weights.heads, 1, self._weights.head_dim)
         ).unbind(1)  # each [rows, heads, 1, head_dim]
         all_rows = len(rows) == self.rows
-        places = slice(None) if all_rows else torch.from_numpy(rows).to(projected.device)
+        places = slice(None) if all_rows else on_device(rows, projected.device)
         self._keys[layer][places, :, position : position + 1] = keys
         self._values[layer][places, :, position : position + 1] = values
         self._filled[layer, rows] = position + 1
@@ -140,7 +145,7 @@ class SourceMemory:
             return _attend(queries[:, :, None], keys, values, bias).flatten(1)  # a row a source, in order
         # Rows of one source become several queries of one group.
         slots = _number_within(sources)
-        places = tuple(torch.from_numpy(index).to(queries.device) for index in (sources, slots))
+        places = tuple(on_device(index, queries.device) for index in (sources, slots))
         groups = queries.new_zeros(len(keys), int(slots.max()) + 1, *queries.shape[1:])
         groups[places] = queries  # [sources, slots, heads, head_dim]
         attended = _attend(groups.transpose(1, 2), keys, values, bias)  # [sources, heads, slots, head_dim]

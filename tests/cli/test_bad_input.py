@@ -37,6 +37,9 @@ def fails_with(capsys, flags, message):
         (["--model_shape", "tiny"], "exactly one of --model_name_or_path and --model_shape"),
         (["--max_eval_samples", "0"], "--max_eval_samples 0 is too small; allowed: 1 and above"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor"),
+        (["--fp16"], "use --bf16"),
+        (["--exit_conf_threshold", "0.5", "0.9"], "no effect without --use_early_exit"),
+        (["--generation_max_length", "1"], "at most 1 tokens"),
         (["--no_such_flag", "1"], "--no_such_flag"),
     ],
 )  # fmt: skip
@@ -114,6 +117,8 @@ def test_bad_settings_files(capsys, tmp_path):
     fails_with(capsys, [file], str(file))
     file.write_text(json.dumps({"output_dir": "x", "exit_conf_threshold": "high"}))
     fails_with(capsys, [file], "exit_conf_threshold ['high'] is not a number")
+    file.write_text(json.dumps({"output_dir": "x", "learning_rate": "fast"}))
+    fails_with(capsys, [file], "'fast' is not a number")
     file = tmp_path / "settings.yaml"
     file.write_text("output_dir: [")
     fails_with(capsys, [file], str(file))

@@ -120,7 +120,7 @@ def test_settings_may_stand_in_a_file(tmp_path, model, suffix, exits, layers):
     settings = {
         "model_name_or_path": str(model), "dataset_name": "embedded", "output_dir": str(tmp_path / "output"),
         "do_eval": True, "predict_with_generate": True, "max_eval_samples": 1, "max_target_length": 8,
-        "report_to": "none", "use_cpu": True, **exits,
+        "report_to": "none", "use_cpu": True, "learning_rate": "1e-4", **exits,
     }  # fmt: skip
     file = tmp_path / f"settings.{suffix}"
     file.write_text(json.dumps(settings))  # JSON is YAML

@@ -58,11 +58,14 @@ def test_exits_without_weight_cost_nothing_and_report_nothing():
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Notes the largest tensor that any operation makes, and the operations."""
 
-    elements = 0
+    def __init__(self):
+        super().__init__()
+        self.elements, self.operations = 0, set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations.add(function.name().split(".")[0])
         result = function(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
@@ -78,13 +81,16 @@ def test_no_operation_makes_more_than_a_chunk_of_logits(monkeypatch):
     with LargestTensor() as largest:
         loss, _ = joint_cross_entropy(states, head, torch.randint(vocabulary, (tokens,)), [1 / 6] * 6)
         loss.backward()
+    assert "aten::exp_" in largest.operations
     assert largest.elements <= chunk < tokens * vocabulary
 
 
 def test_no_gradient_is_formed_where_none_is_wanted():
-    states, head = [torch.randn(6, 5)], torch.randn(7, 5)
-    loss, _ = joint_cross_entropy(states, head, torch.randint(7, (6,)), [1.0])
+    states, head = [torch.randn(6, 5, requires_grad=True)], torch.randn(70, 5, requires_grad=True)
+    with torch.no_grad(), LargestTensor() as largest:
+        loss, _ = joint_cross_entropy(states, head, torch.randint(7, (2,)).repeat(3), [1.0])
     assert not loss.requires_grad
+    assert "aten::exp_" not in largest.operations
 
 
 def test_autocast_stays_near_float32():

@@ -14,6 +14,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from early_exit import ExitPolicy, decode
 from models.adapter import decoder_weights
 from models.generation import early_exit_generate, reference_generate
+from models.loading import load_model
 from tests.tiny import FAMILIES, source_batch, tiny_model
 
 MODELS = {family: tiny_model(family) for family in FAMILIES}
@@ -243,12 +244,18 @@ def test_rows_of_one_source_share_it_and_decode_as_they_do_alone():
         assert torch.equal(decoded.exit_layers[row, :steps], alone.exit_layers[0])
 
 
-def test_the_engine_sees_that_weights_have_changed():
+@pytest.mark.parametrize("change", ["in place", "optimizer", "fused optimizer"])
+def test_the_engine_sees_that_weights_have_changed(change):
     model, inputs = tiny_model(), source_batch(2, 9)
     before = model.generate(**inputs, max_new_tokens=8, exit_policy=FULL_DEPTH)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    if change == "in place":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * parameter.grad)
+    else:
+        torch.optim.AdamW(model.parameters(), lr=0.3, fused=change.startswith("fused")).step()
     after = model.generate(**inputs, max_new_tokens=8, exit_policy=FULL_DEPTH)
     assert torch.equal(after, model.generate(**inputs, max_new_tokens=8))
     assert not torch.equal(after, before)
@@ -313,6 +320,25 @@ def test_what_cannot_be_decoded_is_refused(loop, options, message):
     settings = {**source_batch(2, 5), "max_new_tokens": 4, "exit_policy": FULL_DEPTH} | options
     with pytest.raises(ValueError, match=message):
         MODELS["t5"].generate(**settings, custom_generate=LOOPS[loop])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_checkpoints_decode(dtype, tmp_path):
+    """transformers keeps some weights of such a model in float32. Exits are taken as in float32, but for a
+    few tokens that rounding turns."""
+    tiny_model().to(dtype).save_pretrained(tmp_path)
+    model, inputs = load_model(str(tmp_path)).eval(), source_batch(4, 9)
+    policy = ExitPolicy(measure="softmax", threshold=0.3)
+    options = {"max_new_tokens": 8, "exit_policy": policy, "return_dict_in_generate": True}
+    decoded = model.generate(**inputs, **options)
+    exact = model.float().generate(**inputs, **options)
+    assert decoded.exit_layers.shape == exact.exit_layers.shape
+    assert (decoded.sequences == exact.sequences).float().mean() > 0.5
+
+
+def test_streaming_is_refused():
+    with pytest.raises(ValueError, match="does not stream"):
+        MODELS["t5"].generate(**source_batch(1, 5), exit_policy=FULL_DEPTH, streamer=object())
 
 
 @pytest.mark.parametrize("loop", LOOPS)

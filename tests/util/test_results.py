@@ -9,7 +9,7 @@ METRICS = {"eval_rouge1": 1.0, "eval_rougeL": 33.333, "eval_block_avg": 2.5}
 
 
 def test_results_merge_and_carry_their_source(tmp_path):
-    source = provenance(seed=7)
+    source = provenance(seed=7, device="cpu")
     assert source["seed"] == 7
     assert source["versions"]["torch"].startswith("2.13")
     write_results(tmp_path, "train", {"train_loss": 2.0}, source)
@@ -24,6 +24,7 @@ def test_results_merge_and_carry_their_source(tmp_path):
         (ExitPolicy(), "full depth"),
         (ExitPolicy(static_layer=3), "static 3"),
         (ExitPolicy(measure="softmax", threshold=0.9), "softmax λ=0.9"),
+        (ExitPolicy(measure="softmax", threshold=0.9999999), "softmax λ=0.9999999"),
         (ExitPolicy(measure="softmax", threshold=0.5, min_layer=2), "softmax λ=0.5 min=2"),
         (ExitPolicy(measure="softmax", threshold=0.5, position_temperature=4.0), "softmax λ=0.5 τ=4"),
     ],
