@@ -105,7 +105,7 @@ def run(
         elif training.do_train:
             settings = run_settings(model_args, data_args, exit_args, training)
             checkpoint = prepare_training(folder, settings, exit_args.overwrite_output_dir)
-        elif training.process_index == 0:  # an evaluation writes at its end only
+        else:  # an evaluation writes at its end only
             check_free(folder, exit_args.overwrite_output_dir)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     if not exit_args.is_sweep:

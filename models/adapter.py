@@ -42,10 +42,8 @@ def decoder_weights(model, positions: int) -> DecoderWeights:
     """
     stack = model.decoder
     attention = stack.block[0].layer[0].SelfAttention
-    biases = attention.compute_bias(1, positions, past_seen_tokens=positions - 1)[
-        0, :, 0
-    ]  # [heads, positions]
-    biases = biases.flip(-1).detach()  # by distance from the query, 0 first
+    last_query = attention.compute_bias(1, positions, past_seen_tokens=positions - 1)[0, :, 0]
+    biases = last_query.flip(-1).detach()  # [heads, positions], by distance from the query, 0 first
     feed_forward = stack.block[0].layer[-1].DenseReluDense
     scale = model.head_input(torch.ones((), device=model.device)).item()
     dtype = stack.embed_tokens.weight.dtype

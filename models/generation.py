@@ -20,6 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.engine import decode
+from early_exit.memory import on_device
 from early_exit.policy import ExitPolicy
 from early_exit.reference import decode_reference
 from models.adapter import packed_decoder
@@ -69,7 +70,7 @@ def early_exit_generate(
 
     def next_tokens(active: np.ndarray, logits: Tensor) -> tuple[Tensor, np.ndarray]:
         nonlocal length
-        places = slice(None) if len(active) == rows else torch.from_numpy(active).to(logits.device)
+        places = slice(None) if len(active) == rows else on_device(active, logits.device)
         if len(logits_processor) or generation_config.do_sample:
             # Processors may belong to a place in the batch, and draws to a row: they see all of it.
             everyone = logits.new_zeros(rows, logits.shape[1], dtype=torch.float32)

@@ -196,9 +196,7 @@ class _Run:
         # NaN leaves nowhere and would be found nowhere: it travels with the decision.
         decision = torch.stack([leaves, confidence.isnan()]).cpu().numpy()
         if decision[1].any():
-            raise ValueError(
-                f"confidence measure {self._policy.measure!r} gave NaN; are the model's weights finite?"
-            )
+            raise self._policy.nan_error()
         return decision[0]
 
     def _leave(

@@ -82,11 +82,15 @@ class ExitPolicy:
     def exits(self, confidence: Tensor, position: int, max_new_tokens: int) -> Tensor:
         """Which rows leave: [rows] bool from their confidences [rows]. Raises ValueError on NaN."""
         if confidence.isnan().any():
-            raise ValueError(f"confidence measure {self.measure!r} gave NaN; are the model's weights finite?")
+            raise self.nan_error()
         threshold = self.threshold_at(position, max_new_tokens)
         if isinstance(threshold, Tensor):
             threshold = threshold.to(confidence.device)
         return confidence > threshold
+
+    def nan_error(self) -> ValueError:
+        """What to raise where the measure gave NaN."""
+        return ValueError(f"confidence measure {self.measure!r} gave NaN; are the model's weights finite?")
 
     def for_row(self, row: int) -> "ExitPolicy":
         """The policy of one row of a batch."""
