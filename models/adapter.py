@@ -1,90 +1,107 @@
 """From transformers' T5-family modules to `early_exit.weights`."""
 
+import math
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from early_exit.weights import DecoderWeights, LayerWeights, Linear
-
-_optimizer_steps = 0
-
-
-def _count_step(*_) -> None:
-    """Fused optimizers change parameters without moving their version counters."""
-    global _optimizer_steps
-    _optimizer_steps += 1
+from early_exit.linear import pack, usable_precision
+from early_exit.weights import DecoderWeights, LayerWeights
+from models.packing import made_once
 
 
-register_optimizer_step_post_hook(_count_step)
-
-
-def packed_decoder(model, positions: int) -> DecoderWeights:
-    """`decoder_weights` of a model, packed once and kept with it until its weights change.
-
-    A change is seen by the tensors' version counters and by the steps of any optimizer; writing through
-    `.data` moves neither.
-    """
+def packed_decoder(model, positions: int, precision: str) -> DecoderWeights:
+    """`decoder_weights` of a model, packed once and kept until its weights change."""
+    longest = 1 << (positions - 1).bit_length()  # so that growing lengths do not pack again and again
     parameters = [*model.decoder.parameters(), model.lm_head.weight]
-    tensors = [(parameter.data_ptr(), parameter._version, parameter.dtype) for parameter in parameters]
-    state = (_optimizer_steps, tensors)
-    kept = model.__dict__.get("_packed_decoder")
-    if kept is None or kept[0] != state or kept[1] < positions:
-        longer = 1 << (positions - 1).bit_length()  # so that growing lengths do not pack again and again
-        kept = model.__dict__["_packed_decoder"] = (state, longer, decoder_weights(model, longer))
-    return kept[2]
+    weights = made_once(
+        model, ("decoder", precision), parameters, lambda: decoder_weights(model, longest, precision)
+    )
+    if weights.longest < positions:
+        with_bias = [
+            replace(layer, bias=_position_bias(model.decoder, number, longest).to(weights.dtype))
+            for number, layer in enumerate(weights.layers)
+        ]
+        weights = replace(weights, layers=tuple(with_bias))
+    return weights
 
 
-def decoder_weights(model, positions: int) -> DecoderWeights:
+def decoder_weights(model, positions: int, precision: str = "float32") -> DecoderWeights:
     """Packs the decoder of a model of `models.t5`, for sequences of at most so many positions.
 
-    Reads the weights as they are now: pack again after training. They get the embedding's type; float16
-    becomes float32, whose range the residual stream of a T5 needs.
+    precision: of `early_exit.linear.PRECISIONS`. Reads the weights as they are now: pack again after
+    training.
     """
     stack = model.decoder
     attention = stack.block[0].layer[0].SelfAttention
-    last_query = attention.compute_bias(1, positions, past_seen_tokens=positions - 1)[0, :, 0]
-    biases = last_query.flip(-1).detach()  # [heads, positions], by distance from the query, 0 first
     feed_forward = stack.block[0].layer[-1].DenseReluDense
-    scale = model.head_input(torch.ones((), device=model.device)).item()
-    dtype = stack.embed_tokens.weight.dtype
-    dtype = torch.float32 if dtype == torch.float16 else dtype
+    device = model.lm_head.weight.device
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    gated, d_model, norm = model.config.is_gated_act, model.config.d_model, stack.final_layer_norm
+    fused_relu = not gated and model.config.dense_act_fn == "relu"
+    scale = model.head_input(torch.ones((), device=device)).item()
     return DecoderWeights(
-        embedding=stack.embed_tokens.weight.detach().to(dtype),
-        layers=tuple(_layer_weights(block, biases.to(dtype), dtype) for block in stack.block),
-        head=_packed(model.lm_head.weight.float() * stack.final_layer_norm.weight.float() * scale, dtype),
+        embedding=stack.embed_tokens.weight.detach(),
+        layers=tuple(
+            _layer_weights(block, _position_bias(stack, number, positions).to(dtype), precision, fused_relu)
+            for number, block in enumerate(stack.block)
+        ),
+        head=pack(_after_norm(norm, model.lm_head) * scale, precision),
         heads=attention.n_heads,
         head_dim=attention.key_value_proj_dim,
-        activation=feed_forward.act,
-        gated=model.config.is_gated_act,
-        epsilon=stack.final_layer_norm.variance_epsilon,
+        activation=None if fused_relu else _ACTIVATIONS.get(model.config.dense_act_fn, feed_forward.act),
+        gated=gated,
+        norm_floor=torch.tensor(math.sqrt(d_model * norm.variance_epsilon), device=device),
+        dtype=dtype,
     )
 
 
-def _layer_weights(block, bias: Tensor, dtype: torch.dtype) -> LayerWeights:
+def precision_of(model, asked: str | None) -> str:
+    """The precision that the engine computes in when `asked` for one.
+
+    None stands for the type that the model is in; float16 becomes float32, whose range the residual stream
+    of a T5 needs. Raises ValueError for an unknown name.
+    """
+    if asked is None:
+        return "bfloat16" if model.decoder.embed_tokens.weight.dtype == torch.bfloat16 else "float32"
+    return usable_precision(asked, model.device)
+
+
+# transformers writes this one as eight operations.
+_ACTIVATIONS = {"gelu_new": partial(torch.nn.functional.gelu, approximate="tanh")}
+
+
+def _position_bias(stack, layer: int, positions: int) -> Tensor:
+    """[heads, positions], by distance from the query, 0 last. UMT5 has one in every layer, T5 in the first."""
+    attention = stack.block[layer].layer[0].SelfAttention
+    if not attention.has_relative_attention_bias:
+        attention = stack.block[0].layer[0].SelfAttention
+    return attention.compute_bias(1, positions, past_seen_tokens=positions - 1)[0, :, 0].detach()
+
+
+def _after_norm(norm, *projections) -> Tensor:
+    """Weights of projections of one normed input, as one product of what `early_exit.weights.normed` gives."""
+    weights = torch.cat([projection.weight.detach().float() for projection in projections])
+    return weights * norm.weight.detach().float() * math.sqrt(weights.shape[1])
+
+
+def _layer_weights(block, bias: Tensor, precision: str, fused_relu: bool) -> LayerWeights:
     self_layer, cross_layer, forward_layer = block.layer
     self_attention, cross_attention = self_layer.SelfAttention, cross_layer.EncDecAttention
     feed_forward = forward_layer.DenseReluDense
     inputs = [feed_forward.wi_0, feed_forward.wi_1] if hasattr(feed_forward, "wi_0") else [feed_forward.wi]
-
-    def folded(norm, *projections) -> Linear:
-        """Projections of one normed input, as one product that includes the norm's weight."""
-        weights = torch.cat([projection.weight for projection in projections])
-        return _packed(weights.float() * norm.weight.float(), dtype)
-
+    queries, keys, values = self_attention.q, self_attention.k, self_attention.v
+    sources = torch.cat([cross_attention.k.weight, cross_attention.v.weight])
     return LayerWeights(
-        queries_keys_values=folded(
-            self_layer.layer_norm, self_attention.q, self_attention.k, self_attention.v
-        ),
-        keys_values=folded(self_layer.layer_norm, self_attention.k, self_attention.v),
-        self_output=_packed(self_attention.o.weight, dtype),
-        cross_queries=folded(cross_layer.layer_norm, cross_attention.q),
-        cross_keys_values=_packed(torch.cat([cross_attention.k.weight, cross_attention.v.weight]), dtype),
-        cross_output=_packed(cross_attention.o.weight, dtype),
-        feed_forward_in=folded(forward_layer.layer_norm, *inputs),
-        feed_forward_out=_packed(feed_forward.wo.weight, dtype),
+        queries_keys_values=pack(_after_norm(self_layer.layer_norm, queries, keys, values), precision),
+        keys_values=pack(_after_norm(self_layer.layer_norm, keys, values), precision),
+        self_output=pack(self_attention.o.weight, precision),
+        cross_queries=pack(_after_norm(cross_layer.layer_norm, cross_attention.q), precision),
+        cross_keys_values=pack(sources, precision),
+        cross_output=pack(cross_attention.o.weight, precision),
+        feed_forward_in=pack(_after_norm(forward_layer.layer_norm, *inputs), precision, relu=fused_relu),
+        feed_forward_out=pack(feed_forward.wo.weight, precision),
         bias=bias,
     )
-
-
-def _packed(weight: Tensor, dtype: torch.dtype) -> Linear:
-    return Linear(weight.detach().to(dtype))

@@ -20,10 +20,10 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.engine import decode
-from early_exit.memory import on_device
 from early_exit.policy import ExitPolicy
 from early_exit.reference import decode_reference
-from models.adapter import packed_decoder
+from early_exit.rows import on_device
+from models.adapter import packed_decoder, precision_of
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -54,11 +54,13 @@ def early_exit_generate(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     exit_policy: ExitPolicy | None = None,
+    engine_precision: str | None = None,
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
     """Decodes a batch with the fast engine.
 
-    input_ids: [rows, n] decoder prefix; the other arguments are as `generate` prepares them.
+    input_ids: [rows, n] decoder prefix; engine_precision: see `EarlyExitMixin.generate`; the other
+    arguments are as `generate` prepares them.
     Confidence is measured on the model's own logits; processors act on the choice of the token.
     Raises ValueError for beams and for outputs that it does not keep.
     """
@@ -85,7 +87,7 @@ def early_exit_generate(
         return tokens, ends.cpu().numpy()
 
     decoded = decode(
-        packed_decoder(model, generation_config.max_length),
+        packed_decoder(model, generation_config.max_length, precision_of(model, engine_precision)),
         model_kwargs["encoder_outputs"].last_hidden_state,
         model_kwargs.get("attention_mask"),
         input_ids,

@@ -25,7 +25,9 @@ class ReferenceDecoder:
             attention_mask=source_mask,
             encoder_hidden_states=source,
         )
-        # Of the current position; the first layer computes them and the others share them.
+        last_attention = self._stack.block[-1].layer[0].SelfAttention
+        self._every_layer_has_a_bias = last_attention.has_relative_attention_bias  # UMT5
+        # Of the current position; T5's first layer computes them and the others share them.
         self._position_bias = self._cross_bias = None
         self.num_layers = len(self._stack.block)
 
@@ -34,14 +36,22 @@ class ReferenceDecoder:
         return self._stack.embed_tokens(token)
 
     def run_layer(self, layer: int, hidden: Tensor) -> Tensor:
-        hidden, self._position_bias, self._cross_bias = self._stack.block[layer - 1](
-            hidden[:, None],  # [1, 1, d_model]
+        arguments = {
+            "encoder_hidden_states": self._source,
+            "encoder_attention_mask": self._source_mask,
+            "past_key_values": self._cache,
+        }
+        block, hidden = self._stack.block[layer - 1], hidden[:, None]  # [1, 1, d_model]
+        if self._every_layer_has_a_bias:
+            return block(hidden, **arguments)[:, 0]
+        hidden, *others = block(
+            hidden,
             position_bias=self._position_bias,
-            encoder_hidden_states=self._source,
-            encoder_attention_mask=self._source_mask,
             encoder_decoder_position_bias=self._cross_bias,
-            past_key_values=self._cache,
+            **arguments,
         )
+        # Two biases; LongT5 has attention weights after each.
+        self._position_bias, self._cross_bias = others if len(others) == 2 else others[::2]
         return hidden[:, 0]
 
     def fill_layer(self, layer: int, hidden: Tensor) -> None:

@@ -10,12 +10,19 @@ References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers import MT5ForConditionalGeneration, T5ForConditionalGeneration
+from transformers import (
+    LongT5ForConditionalGeneration,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+    UMT5ForConditionalGeneration,
+)
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.utils import ModelOutput
 
 from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
+from models.adapter import precision_of
+from models.encoder import packed_encoder
 from models.generation import early_exit_generate
 
 
@@ -38,11 +45,14 @@ class EarlyExitMixin:
     def head_input(self, normed: Tensor) -> Tensor:
         """What the LM head reads: `normed` [..., d_model], scaled where this model scales it.
 
-        Only T5's original checkpoints scale; T5 v1.1, Flan, mT5 and UMT5 do not. transformers keeps
-        that in `scale_decoder_outputs`; `tie_word_embeddings` no longer tells them apart.
+        T5's original checkpoints scale; T5 v1.1, Flan and mT5 do not. transformers keeps that in
+        `scale_decoder_outputs`; `tie_word_embeddings` no longer tells them apart.
         """
-        scaled = getattr(self.config, "scale_decoder_outputs", False)
-        return normed * self.config.d_model**-0.5 if scaled else normed
+        return normed * self.config.d_model**-0.5 if self._scales_head_input else normed
+
+    @property
+    def _scales_head_input(self) -> bool:
+        return getattr(self.config, "scale_decoder_outputs", False)
 
     def exit_logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model]."""
@@ -101,22 +111,45 @@ class EarlyExitMixin:
         normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in inner]
         return [self.head_input(state) for state in (*normed, outputs.last_hidden_state)]
 
-    def generate(self, *args, exit_policy: ExitPolicy | None = None, **kwargs):
+    def generate(
+        self, *args, exit_policy: ExitPolicy | None = None, engine_precision: str | None = None, **kwargs
+    ):
         """transformers' `generate`; with `exit_policy`, tokens leave where the policy says.
 
         Greedy decoding and sampling, logits processors and stopping criteria work as ever; beams are
         refused. With `return_dict_in_generate=True` the result holds exit layers and confidences,
         see `models.generation.EarlyExitOutput`.
+
+        engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
+        None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
         """
         if exit_policy is not None:
             if kwargs.get("streamer") is not None:
                 raise ValueError("early exit does not stream; leave out the streamer")
             kwargs["exit_policy"] = exit_policy
-            kwargs.setdefault("custom_generate", early_exit_generate)
-        elif kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:
+            if kwargs.setdefault("custom_generate", early_exit_generate) is early_exit_generate:
+                return self._generate_with_engine(*args, engine_precision=engine_precision, **kwargs)
+        if engine_precision is not None:
+            raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")
+        if exit_policy is not None:
+            return super().generate(*args, **kwargs)
+        if kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:
             # transformers sizes its default cache by the encoder's layers and fails on a deeper decoder.
             kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
         return super().generate(*args, **kwargs)
+
+    def _generate_with_engine(self, *args, engine_precision: str | None, **kwargs):
+        precision = precision_of(self, engine_precision)
+        # Not a submodule of the model: it must not be saved or trained with it.
+        self.__dict__["_engine_encoder"] = packed_encoder(self, precision)
+        try:
+            return super().generate(*args, engine_precision=precision, **kwargs)
+        finally:
+            del self.__dict__["_engine_encoder"]
+
+    def get_encoder(self, modality: str | None = None):
+        """transformers' encoder; while the engine generates, the same in the engine's precision."""
+        return self.__dict__.get("_engine_encoder") or super().get_encoder(modality)
 
 
 class EarlyExitT5(EarlyExitMixin, T5ForConditionalGeneration):
@@ -127,4 +160,16 @@ class EarlyExitMT5(EarlyExitMixin, MT5ForConditionalGeneration):
     """mT5."""
 
 
-MODEL_CLASSES = {"t5": EarlyExitT5, "mt5": EarlyExitMT5}
+class EarlyExitUMT5(EarlyExitMixin, UMT5ForConditionalGeneration):
+    """UMT5, with a position bias in every layer."""
+
+    @property
+    def _scales_head_input(self) -> bool:
+        return self.config.tie_word_embeddings  # transformers knows no other sign of it here
+
+
+class EarlyExitLongT5(EarlyExitMixin, LongT5ForConditionalGeneration):
+    """LongT5: another encoder before T5's decoder."""
+
+
+MODEL_CLASSES = {"t5": EarlyExitT5, "mt5": EarlyExitMT5, "umt5": EarlyExitUMT5, "longt5": EarlyExitLongT5}

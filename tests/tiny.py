@@ -1,9 +1,9 @@
 """Tiny random models of each family that tests share."""
 
 import torch
-from transformers import MT5Config, T5Config
+from transformers import LongT5Config, MT5Config, T5Config, UMT5Config
 
-from models.t5 import EarlyExitMT5, EarlyExitT5
+from models.t5 import EarlyExitLongT5, EarlyExitMT5, EarlyExitT5, EarlyExitUMT5
 
 _SIZES = {
     "vocab_size": 97,
@@ -22,7 +22,22 @@ FAMILIES = {
     "t5 v1.1": lambda: EarlyExitT5(
         T5Config(**_SIZES, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
     ),
+    # ByT5 is T5 v1.1 with a deep encoder.
+    "byt5": lambda: EarlyExitT5(
+        T5Config(**_SIZES | {"num_layers": 6}, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    ),
     "mt5": lambda: EarlyExitMT5(MT5Config(**_SIZES, feed_forward_proj="gated-gelu")),
+    "umt5": lambda: EarlyExitUMT5(UMT5Config(**_SIZES, feed_forward_proj="gated-gelu")),
+    "longt5": lambda: EarlyExitLongT5(LongT5Config(**_SIZES, local_radius=3)),
+    "longt5 global": lambda: EarlyExitLongT5(
+        LongT5Config(
+            **_SIZES,
+            feed_forward_proj="gated-gelu",
+            encoder_attention_type="transient-global",
+            local_radius=3,
+            global_block_size=2,
+        )
+    ),
 }
 
 

@@ -5,16 +5,17 @@ state propagation and shared sources, `early_exit.weights` for the layout of the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.memory import SourceMemory, TokenMemory, on_device
+from early_exit.memory import SourceMemory, TokenMemory, check_memory
 from early_exit.policy import ExitPolicy
-from early_exit.weights import DecoderWeights, LayerWeights, normed
+from early_exit.rows import Rows, on_device
+from early_exit.weights import DecoderWeights, normed
 
 # Rows are dropped from the caches once no more than this share of them is unfinished.
 _COMPACT_BELOW = 0.5
@@ -54,18 +55,21 @@ def decode(
 
     source: [sources, length, d_model], the encoder's output; source_mask: [sources, length], 0 where
     padded, or None. row_sources: [rows] int64, the source of each row; row i reads source i if None.
+        Rows of one source are cheapest next to each other.
     prefix: [rows, n >= 1] int64, what decoding starts from; all but its last token run at full depth.
     next_tokens: gets the numbers of the unfinished rows [active] and their logits [active, vocabulary];
         returns their tokens [active] int64 and which of them end [active] bool, on the host.
 
-    Raises ValueError where thresholds or sources do not fit the batch, and for NaN confidences.
+    Raises ValueError where thresholds, sources or positions do not fit, for a source that is empty or all
+    padding, for memories that the device cannot hold, and for NaN confidences.
     """
-    rows = len(prefix)
+    rows, positions = len(prefix), prefix.shape[1] + max_new_tokens
     policy.check_rows(rows)
-    row_sources = np.arange(rows) if row_sources is None else row_sources
-    if len(row_sources) != rows or row_sources.max() >= len(source):
-        raise ValueError(f"{len(row_sources)} row sources for {rows} rows and {len(source)} sources")
-    source = source.to(weights.embedding.dtype)
+    row_sources = np.arange(rows) if row_sources is None else np.asarray(row_sources)
+    _check_sources(source, source_mask, row_sources, rows)
+    if positions > weights.longest:
+        raise ValueError(f"{positions} positions; the weights were packed for {weights.longest}")
+    check_memory(weights, rows, positions, *source.shape[:2])
     run = _Run(weights, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens)
     for position in range(prefix.shape[1] - 1):
         run.full_depth(prefix[:, position])
@@ -80,148 +84,157 @@ def decode(
     return run.result()
 
 
+def _check_sources(source: Tensor, mask: Tensor | None, row_sources: np.ndarray, rows: int) -> None:
+    sources, length = source.shape[:2]
+    if rows == 0 or length == 0:
+        raise ValueError(f"nothing to decode: {rows} rows, sources of {length} tokens")
+    if len(row_sources) != rows or not 0 <= row_sources.min() <= row_sources.max() < sources:
+        raise ValueError(f"{len(row_sources)} row sources for {rows} rows and {sources} sources")
+    if mask is not None:
+        empty = (mask == 0).all(dim=1).cpu().numpy().nonzero()[0]
+        if len(empty):
+            raise ValueError(f"source {empty[0]} is all padding")
+
+
 class _Run:
     """The state of one call of `decode`.
 
     Rows have three numberings: in the batch (`active` holds the unfinished ones), in the memories (which
-    drop finished rows now and then), and among the unfinished, which tensors of one step use.
+    drop finished rows now and then; `Rows`), and among the unfinished, which tensors of one step use.
     """
 
     def __init__(
         self, weights, source, source_mask, row_sources, policy: ExitPolicy, prefix_length, new_tokens
     ):
         rows = len(row_sources)
+        if isinstance(policy.threshold, Tensor):
+            policy = replace(policy, threshold=policy.threshold.cpu())
         self._weights = weights
         self._policy = policy
         self._measure = None if policy.measure is None else get_measure(policy.measure)
         self._last_layer = policy.last_layer(len(weights.layers))
         self._tokens = TokenMemory(weights, rows, prefix_length + new_tokens)
-        self._sources = SourceMemory(weights, source, source_mask, row_sources)
+        self._sources = SourceMemory(weights, source.float(), source_mask, row_sources)
+        self._device = source.device
         self.active = np.arange(rows)
-        self._places = np.arange(rows)  # in the memories, of the active rows
+        self._rows = Rows(np.arange(rows), row_sources, source.device)  # the active ones
         self._position, self._step, self._new_tokens = 0, 0, new_tokens
-        device = source.device
         self._exit_layers = np.zeros((rows, new_tokens), dtype=np.int64)
-        self._confidences = torch.full((rows, new_tokens), float("nan"), device=device)
-        self._highest_kept = torch.full((rows,), -float("inf"), device=device)
-        self._lowest_left = torch.full((rows,), float("inf"), device=device)
-        thresholds = torch.as_tensor(policy.threshold, dtype=torch.float32)
-        self._thresholds = thresholds.expand(rows).to(device)
+        self._confidences = np.full((rows, new_tokens), np.nan, dtype=np.float32)
+        self._highest_kept = np.full(rows, -np.inf, dtype=np.float32)
+        self._lowest_left = np.full(rows, np.inf, dtype=np.float32)
 
     def full_depth(self, tokens: Tensor) -> None:
         """Runs all layers for a token of every row, without choosing a next one."""
-        hidden = self._weights.embedding[tokens]
-        for layer in range(self._last_layer):
-            hidden = self._run_layer(layer, self._places, hidden)
+        hidden = self._weights.embed(tokens)
+        for layer in range(1, self._last_layer + 1):
+            hidden = self._run_layer(layer, self._rows, hidden)
         self._position += 1
 
     def step(self, tokens: Tensor) -> Tensor:
         """Runs the last tokens [active] until each leaves. Returns logits [active, vocabulary]."""
-        hidden = self._weights.embedding[tokens]
+        hidden, rows = self._weights.embed(tokens), self._rows
         inside = np.arange(len(tokens))  # among the active rows, those that have not left
-        logits = None
+        planned = self._policy.planned_layers(self._step, len(self._exit_layers))
+        logits = _RowByRow(len(tokens), self._device)
         for layer in range(1, self._last_layer + 1):
-            previous, hidden = hidden, self._run_layer(layer - 1, self._places[inside], hidden)
-            if not self._policy.tries_exit(layer, len(self._weights.layers)):
-                continue
+            previous, hidden = hidden, self._run_layer(layer, rows, hidden)
             view = LayerView(hidden, previous, _Once(self._logits, hidden))
-            confidence = self._measure(view)  # [inside]
-            leaves = self._decide(confidence, inside)
+            leaves = self._leaves(layer, self.active[inside], view, planned)
             if not leaves.any():
                 continue
-            if logits is None:
-                logits = hidden.new_empty(len(tokens), self._weights.head.width)
-            logits = self._leave(inside, leaves, confidence, layer, view, logits)
-            hidden = hidden[on_device((~leaves).nonzero()[0], hidden.device)]
-            inside = inside[~leaves]
-            if not len(inside):
+            chosen = None if leaves.all() else on_device(leaves.nonzero()[0], self._device)
+            states = hidden if chosen is None else hidden[chosen]
+            if layer < self._last_layer:
+                self._tokens.leave(rows.of(leaves), self._position, states)
+            known = view.logits.value  # a measure that asked for logits has computed these
+            known = known if known is None or chosen is None else known[chosen]
+            logits.put(inside[leaves], self._logits(states) if known is None else known)
+            if chosen is None:
                 break
-        if len(inside):
-            self._exit_layers[self.active[inside], self._step] = self._last_layer
-            rest = self._logits(hidden)
-            if logits is None:
-                logits = rest
-            else:
-                logits[on_device(inside, logits.device)] = rest
+            inside, rows = inside[~leaves], rows.of(~leaves)
+            hidden = hidden[on_device((~leaves).nonzero()[0], self._device)]
         self._position += 1
         self._step += 1
-        return logits
+        return logits.value
 
     def finish(self, ends: np.ndarray) -> None:
         """Takes rows that have ended, [active] bool, out of the batch."""
-        self.active, self._places = self.active[~ends], self._places[~ends]
+        self.active, self._rows = self.active[~ends], self._rows.of(~ends)
         if 0 < len(self.active) <= _COMPACT_BELOW * self._tokens.rows:
-            self._tokens.keep(self._places)
-            self._sources.keep(self._places)
-            self._places = np.arange(len(self.active))
+            self._tokens.keep(self._rows.places)
+            self._sources.keep(self._rows.places)
+            self._rows = Rows(np.arange(len(self.active)), self._sources.row_sources, self._device)
 
     def result(self) -> DecodedBatch:
         return DecodedBatch(
-            torch.from_numpy(self._exit_layers[:, : self._step]).to(self._confidences.device),
-            self._confidences[:, : self._step],
-            self._highest_kept,
-            self._lowest_left,
+            torch.from_numpy(self._exit_layers[:, : self._step]).to(self._device),
+            torch.from_numpy(self._confidences[:, : self._step]).to(self._device),
+            torch.from_numpy(self._highest_kept).to(self._device),
+            torch.from_numpy(self._lowest_left).to(self._device),
         )
 
-    def _run_layer(self, layer: int, places: np.ndarray, hidden: Tensor) -> Tensor:
-        """One decoder layer, from 0, for the rows at `places` in the memories. [n, d_model] twice."""
-        weights, epsilon = self._weights.layers[layer], self._weights.epsilon
-        self._tokens.fill(layer, places, self._position)
-        projected = weights.queries_keys_values(normed(hidden, epsilon))  # [n, 3 * inner]
-        attended = self._tokens.attend(layer, places, self._position, projected)
-        hidden = hidden + weights.self_output(attended)
-        queries = weights.cross_queries(normed(hidden, epsilon))  # [n, inner]
-        hidden = hidden + weights.cross_output(self._sources.attend(layer, places, queries))
-        return hidden + self._feed_forward(weights, normed(hidden, epsilon))
-
-    def _feed_forward(self, weights: LayerWeights, inputs: Tensor) -> Tensor:
-        inner = weights.feed_forward_in(inputs)
+    def _run_layer(self, layer: int, rows: Rows, hidden: Tensor) -> Tensor:
+        """One decoder layer, from 1. [n, d_model] → [n, d_model]."""
+        weights, floor = self._weights.layers[layer - 1], self._weights.norm_floor
+        self._tokens.fill(layer - 1, rows, self._position)
+        projected = weights.queries_keys_values(normed(hidden, floor))  # [n, 3 * inner]
+        attended = self._tokens.attend(layer - 1, rows, self._position, projected)
+        hidden = weights.self_output.add(attended, hidden)
+        queries = weights.cross_queries(normed(hidden, floor))  # [n, inner]
+        hidden = weights.cross_output.add(self._sources.attend(layer - 1, rows, queries), hidden)
+        inner = weights.feed_forward_in(normed(hidden, floor))
         if self._weights.gated:
             activated, linear = inner.chunk(2, dim=-1)
-            return weights.feed_forward_out(self._weights.activation(activated) * linear)
-        return weights.feed_forward_out(self._weights.activation(inner))
+            inner = self._weights.activation(activated) * linear
+        elif self._weights.activation is not None:
+            inner = self._weights.activation(inner)
+        return weights.feed_forward_out.add(inner, hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return self._weights.head(normed(hidden, self._weights.epsilon))
+        return self._weights.head(normed(hidden, self._weights.norm_floor)).float()
 
-    def _decide(self, confidence: Tensor, inside: np.ndarray) -> np.ndarray:
-        """Which of the rows leave, [inside] bool on the host: the one wait for the device in a layer."""
-        rows = on_device(self.active[inside], confidence.device)
-        decay = self._policy.decay(self._step, self._new_tokens)
-        thresholds = self._thresholds[rows] * decay
-        leaves = confidence > thresholds
-        scaled = confidence / decay
-        self._highest_kept[rows] = self._highest_kept[rows].maximum(scaled.masked_fill(leaves, -float("inf")))
-        self._lowest_left[rows] = self._lowest_left[rows].minimum(scaled.masked_fill(~leaves, float("inf")))
-        # NaN leaves nowhere and would be found nowhere: it travels with the decision.
-        decision = torch.stack([leaves, confidence.isnan()]).cpu().numpy()
-        if decision[1].any():
+    def _leaves(self, layer: int, active: np.ndarray, view: LayerView, planned) -> np.ndarray:
+        """Which of the rows at hand, numbered `active` in the batch, leave after a layer: bool, on the host."""
+        if planned is not None:
+            leaves = planned[active] == layer
+        elif self._policy.tries_exit(layer, len(self._weights.layers)):
+            leaves = self._decide(active, view)
+        else:
+            leaves = np.full(len(active), layer == self._last_layer)
+        self._exit_layers[active[leaves], self._step] = layer
+        return leaves
+
+    def _decide(self, active: np.ndarray, view: LayerView) -> np.ndarray:
+        """Compares confidences with thresholds, and keeps both sides' extremes."""
+        confidence = self._measure(view).cpu().numpy()  # [n]; the one wait for the device in a layer
+        if np.isnan(confidence).any():
             raise self._policy.nan_error()
-        return decision[0]
+        limit = self._policy.threshold_at(self._step, self._new_tokens)
+        limits = torch.as_tensor(limit, dtype=torch.float32).expand(len(self._exit_layers)).numpy()
+        leaves = confidence > limits[active]
+        self._confidences[active[leaves], self._step] = confidence[leaves]
+        scaled = confidence / self._policy.decay(self._step, self._new_tokens)
+        kept, left = active[~leaves], active[leaves]
+        self._highest_kept[kept] = np.maximum(self._highest_kept[kept], scaled[~leaves])
+        self._lowest_left[left] = np.minimum(self._lowest_left[left], scaled[leaves])
+        return leaves
 
-    def _leave(
-        self,
-        inside: np.ndarray,
-        leaves: np.ndarray,
-        confidence: Tensor,
-        layer: int,
-        view: LayerView,
-        logits: Tensor,
-    ) -> Tensor:
-        """Notes the rows that leave after `layer`, and puts their logits into [active, vocabulary]."""
-        gone = inside[leaves]
-        chosen = on_device(leaves.nonzero()[0], logits.device)
-        states = view.hidden[chosen]
-        rows = self.active[gone]
-        self._exit_layers[rows, self._step] = layer
-        self._confidences[on_device(rows, logits.device), self._step] = confidence[chosen]
-        self._tokens.leave(self._places[gone], self._position, states)
-        computed = view.logits.value  # a measure that asked for logits has computed these
-        gone_logits = self._logits(states) if computed is None else computed[chosen]
-        if len(gone) == len(logits):
-            return gone_logits
-        logits[on_device(gone, logits.device)] = gone_logits
-        return logits
+
+class _RowByRow:
+    """A tensor [rows, …] that gets its rows in several parts; one part that is all of it is not copied."""
+
+    def __init__(self, rows: int, device: torch.device):
+        self._rows, self._device = rows, device
+        self.value: Tensor | None = None
+
+    def put(self, places: np.ndarray, part: Tensor) -> None:
+        if len(places) == self._rows:
+            self.value = part
+            return
+        if self.value is None:
+            self.value = part.new_empty(self._rows, *part.shape[1:])
+        self.value[on_device(places, self._device)] = part
 
 
 class _Once:

@@ -1,4 +1,4 @@
-"""When a token leaves: measure, threshold, minimum layer and positional decay, or a static layer.
+"""When a token leaves: measure, threshold, minimum layer and positional decay, or layers fixed beforehand.
 
 References: CALM, Schuster et al. 2022, section 3.2 and equation 5 (decaying threshold).
 """
@@ -6,6 +6,7 @@ References: CALM, Schuster et al. 2022, section 3.2 and equation 5 (decaying thr
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,9 @@ class ExitPolicy:
     min_layer: no exit is tried before so many layers have run; 0 and 1 both allow one after the
         first.
     position_temperature: τ >= 0 of the positional decay, None for a constant threshold.
-    static_layer: every token leaves at this layer; excludes `measure`.
+    static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
+        every new token, [steps] or [rows, steps], whose last column holds for all later tokens: layers
+        that sink with the position (SkipDecode, Del Corro et al. 2023), or exits replayed.
 
     Raises ValueError for values outside these ranges.
     """
@@ -31,15 +34,15 @@ class ExitPolicy:
     threshold: float | Tensor = 1.0
     min_layer: int = 0
     position_temperature: float | None = None
-    static_layer: int | None = None
+    static_layer: int | Tensor | None = None
 
     def __post_init__(self):
         if self.measure is not None:
             get_measure(self.measure)
         if self.measure is not None and self.static_layer is not None:
             raise ValueError("a static exit layer and a confidence measure exclude each other")
-        if self.static_layer is not None and self.static_layer < 1:
-            raise ValueError(f"static exit layer {self.static_layer}; layers count from 1")
+        if self.static_layer is not None:
+            self._check_static()
         thresholds = torch.as_tensor(self.threshold)
         outside = thresholds[~((thresholds >= 0) & (thresholds <= 1))]  # NaN is outside too
         if outside.numel():
@@ -50,16 +53,33 @@ class ExitPolicy:
         if temperature is not None and not (0 <= temperature < math.inf):
             raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
 
+    def _check_static(self) -> None:
+        layers = torch.as_tensor(self.static_layer)
+        if layers.ndim > 2 or layers.numel() == 0 or layers.is_floating_point():
+            raise ValueError(
+                f"static exit layers {layers.dtype} of shape {tuple(layers.shape)}; "
+                "an integer, or integers [steps] or [rows, steps]"
+            )
+        if layers.min() < 1:
+            raise ValueError(f"static exit layer {layers.min()}; layers count from 1")
+
     def last_layer(self, num_layers: int) -> int:
         """The deepest layer that any token runs. Raises ValueError for a static layer beyond L."""
         if self.static_layer is None:
             return num_layers
-        if self.static_layer > num_layers:
+        deepest = int(torch.as_tensor(self.static_layer).max())
+        if deepest > num_layers:
             raise ValueError(
-                f"static exit layer {self.static_layer} is outside 1 to {num_layers}, "
-                "the model's decoder layers"
+                f"static exit layer {deepest} is outside 1 to {num_layers}, the model's decoder layers"
             )
-        return self.static_layer
+        return deepest
+
+    def planned_layers(self, step: int, rows: int) -> np.ndarray | None:
+        """The layers fixed for the tokens of a step (from 0): [rows] int64; None where none are."""
+        if not isinstance(self.static_layer, Tensor) or self.static_layer.ndim == 0:
+            return None if self.static_layer is None else np.full(rows, int(self.static_layer))
+        column = self.static_layer[..., min(step, self.static_layer.shape[-1] - 1)]
+        return column.expand(rows).cpu().numpy()
 
     def tries_exit(self, layer: int, num_layers: int) -> bool:
         """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
@@ -94,12 +114,18 @@ class ExitPolicy:
 
     def for_row(self, row: int) -> "ExitPolicy":
         """The policy of one row of a batch."""
-        if not isinstance(self.threshold, Tensor) or self.threshold.ndim == 0:
-            return self
-        return replace(self, threshold=self.threshold[row])
+        own = {}
+        if isinstance(self.threshold, Tensor) and self.threshold.ndim == 1:
+            own["threshold"] = self.threshold[row]
+        if isinstance(self.static_layer, Tensor) and self.static_layer.ndim == 2:
+            own["static_layer"] = self.static_layer[row]
+        return replace(self, **own)
 
     def check_rows(self, rows: int) -> None:
         """Raises ValueError unless the thresholds fit a batch of so many rows."""
         shape = tuple(torch.as_tensor(self.threshold).shape)
         if shape not in ((), (rows,)):
             raise ValueError(f"thresholds of shape {shape} for a batch of {rows} rows")
+        planned = torch.as_tensor(0 if self.static_layer is None else self.static_layer)
+        if planned.ndim == 2 and len(planned) != rows:
+            raise ValueError(f"static exit layers for {len(planned)} rows, and a batch of {rows}")

@@ -96,7 +96,8 @@ def _run_until_exit(
     decoder: DecoderSteps, hidden: Tensor, policy: ExitPolicy, position: int, max_new_tokens: int
 ) -> tuple[Tensor, int, float]:
     """Runs a token's layers. Returns its exit state [1, d_model], exit layer and confidence there."""
-    last_layer = policy.last_layer(decoder.num_layers)
+    planned = policy.planned_layers(position, rows=1)
+    last_layer = policy.last_layer(decoder.num_layers) if planned is None else int(planned[0])
     for layer in range(1, last_layer + 1):
         previous, hidden = hidden, decoder.run_layer(layer, hidden)
         if not policy.tries_exit(layer, decoder.num_layers):

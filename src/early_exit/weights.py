@@ -1,40 +1,26 @@
 """The weights of a T5-family decoder, packed for decoding.
 
 Three things make one token cheap: norm weights are folded into the projection that follows, projections
-that read the same input are one product, and matrices lie in the layout that is fastest for few rows.
+that read the same input are one product, and the products are those of `early_exit.linear`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-class Linear:
-    """x @ W for a matrix that is stored input-major: for one row several times faster on a CPU."""
-
-    def __init__(self, weight: Tensor):
-        """weight: [out, in], as torch.nn.Linear keeps it."""
-        self._matrix = weight.detach().T.contiguous()  # [in, out]
-
-    @property
-    def width(self) -> int:
-        """Features that come out."""
-        return self._matrix.shape[1]
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """[rows, in] → [rows, out]."""
-        return inputs @ self._matrix
+from early_exit.linear import Linear
 
 
 @dataclass(frozen=True)
 class LayerWeights:
     """One decoder layer. `inner` is heads * head_dim.
 
-    queries_keys_values: d_model → 3 * inner, self-attention's norm folded in. cross_queries and
+    queries_keys_values: d_model → 3 * inner of what `normed` gives. keys_values, cross_queries and
     feed_forward_in likewise; cross_keys_values reads the encoder's output as it is. A gated feed-forward
     has both its inputs in one product, the activated half first.
-    bias: [heads, positions], self-attention's position bias by distance, 0 first.
+    bias: [heads, positions], self-attention's position bias by distance, 0 last.
     """
 
     queries_keys_values: Linear
@@ -50,10 +36,12 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A decoder. head: d_model → vocabulary, the final norm and the model's scale folded in.
+    """A decoder. head: d_model → vocabulary of what `normed` gives, the model's scale folded in.
 
-    activation: pointwise function of the feed-forward; gated: whether its result is multiplied with the
-    second half of the product. epsilon: of the norms.
+    The residual stream is float32 in every precision; `dtype` is that of keys, values and logits.
+    activation: pointwise function of the feed-forward, None where its product includes it; gated:
+    whether the result is multiplied with the second half of the product. norm_floor: scalar, √(d_model
+    times the norms' epsilon), see `normed`.
     """
 
     embedding: Tensor  # [vocabulary, d_model]
@@ -61,16 +49,28 @@ class DecoderWeights:
     head: Linear
     heads: int
     head_dim: int
-    activation: torch.nn.Module
+    activation: Callable[[Tensor], Tensor] | None
     gated: bool
-    epsilon: float
+    norm_floor: Tensor
+    dtype: torch.dtype
 
     @property
     def d_model(self) -> int:
         return self.embedding.shape[1]
 
+    @property
+    def longest(self) -> int:
+        """The positions that the position bias is known for."""
+        return self.layers[0].bias.shape[1]
 
-def normed(states: Tensor, epsilon: float) -> Tensor:
-    """T5's norm without its weight: states / root mean square over the last dimension, in float32."""
-    scale = torch.rsqrt(states.float().square().mean(-1, keepdim=True) + epsilon)
-    return (states * scale).to(states.dtype)
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[rows] int64 → [rows, d_model] float32."""
+        return self.embedding[tokens].float()
+
+
+def normed(states: Tensor, floor: Tensor) -> Tensor:
+    """T5's norm but for its weight and a factor √d, which the product that follows has folded in.
+
+    states: [..., d]. With floor = √(d·ε), x / hypot(‖x‖, √(d·ε)) = x / √(d·(mean x² + ε)).
+    """
+    return states / torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), floor)

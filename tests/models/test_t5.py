@@ -1,7 +1,13 @@
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSeq2SeqLM, MT5ForConditionalGeneration, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    LongT5ForConditionalGeneration,
+    MT5ForConditionalGeneration,
+    T5ForConditionalGeneration,
+    UMT5ForConditionalGeneration,
+)
 
 from early_exit import layer_weights
 from models.loading import load_model, new_model
@@ -10,7 +16,11 @@ from tests.tiny import FAMILIES, source_batch, tiny_model
 PLAIN = {
     "t5": T5ForConditionalGeneration,
     "t5 v1.1": T5ForConditionalGeneration,
+    "byt5": T5ForConditionalGeneration,
     "mt5": MT5ForConditionalGeneration,
+    "umt5": UMT5ForConditionalGeneration,
+    "longt5": LongT5ForConditionalGeneration,
+    "longt5 global": LongT5ForConditionalGeneration,
 }
 
 
