@@ -40,7 +40,7 @@ class DecodedBatch:
     lowest_left: Tensor
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def decode(
     weights: DecoderWeights,
     source: Tensor,
@@ -139,10 +139,20 @@ class _Run:
         logits = _RowByRow(len(tokens), self._device)
         for layer in range(1, self._last_layer + 1):
             previous, hidden = hidden, self._run_layer(layer, rows, hidden)
+            asks = self._policy.tries_exit(layer, len(self._weights.layers))
+            if not asks and planned is None and layer < self._last_layer:
+                continue
             view = LayerView(hidden, previous, _Once(self._logits, hidden))
-            leaves = self._leaves(layer, self.active[inside], view, planned)
+            active = self.active[inside]
+            if planned is not None:
+                leaves = planned[active] == layer
+            elif asks:
+                leaves = self._decide(active, view)
+            else:
+                leaves = np.ones(len(active), dtype=bool)
             if not leaves.any():
                 continue
+            self._exit_layers[active[leaves], self._step] = layer
             chosen = None if leaves.all() else on_device(leaves.nonzero()[0], self._device)
             states = hidden if chosen is None else hidden[chosen]
             if layer < self._last_layer:
@@ -194,19 +204,9 @@ class _Run:
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._weights.head(normed(hidden, self._weights.norm_floor)).float()
 
-    def _leaves(self, layer: int, active: np.ndarray, view: LayerView, planned) -> np.ndarray:
-        """Which of the rows at hand, numbered `active` in the batch, leave after a layer: bool, on the host."""
-        if planned is not None:
-            leaves = planned[active] == layer
-        elif self._policy.tries_exit(layer, len(self._weights.layers)):
-            leaves = self._decide(active, view)
-        else:
-            leaves = np.full(len(active), layer == self._last_layer)
-        self._exit_layers[active[leaves], self._step] = layer
-        return leaves
-
     def _decide(self, active: np.ndarray, view: LayerView) -> np.ndarray:
-        """Compares confidences with thresholds, and keeps both sides' extremes."""
+        """Which of the rows at hand, numbered `active` in the batch, leave: bool, on the host. Keeps the
+        extremes of both sides."""
         confidence = self._measure(view).cpu().numpy()  # [n]; the one wait for the device in a layer
         if np.isnan(confidence).any():
             raise self._policy.nan_error()

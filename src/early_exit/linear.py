@@ -121,12 +121,20 @@ class _Int8Linear(Linear):
             torch.backends.quantized.engine = before
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        largest = torch.linalg.vector_norm(inputs, math.inf, dim=-1, keepdim=True)  # [rows, 1]
         if len(inputs) == 1 and self._engine == "fbgemm":  # the scale as a number saves two operations
-            scale = largest.item()
-            if math.isfinite(scale):
-                return self._product(inputs, max(scale, _SMALLEST))
-        largest.clamp_(min=_SMALLEST)
+            low, high = torch.aminmax(inputs)
+            largest = max(-low.item(), high.item())
+            if math.isfinite(largest):
+                return self._product(inputs, max(largest, _SMALLEST))
+        if len(inputs) <= _ROWS_AT_ONCE:
+            return self._scaled_product(inputs)
+        outputs = inputs.new_empty(len(inputs), self.width)
+        for part, result in zip(inputs.split(_ROWS_AT_ONCE), outputs.split(_ROWS_AT_ONCE), strict=True):
+            result.copy_(self._scaled_product(part))
+        return outputs
+
+    def _scaled_product(self, inputs: Tensor) -> Tensor:
+        largest = inputs.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST)  # [rows, 1]
         return self._product(inputs / largest, 1.0).mul_(largest)
 
     def add(self, inputs: Tensor, residual: Tensor) -> Tensor:
@@ -145,6 +153,7 @@ class _Int8Linear(Linear):
         return product.relu_() if self._relu else product
 
 
+_ROWS_AT_ONCE = 512  # what the steps of one product hand on stays in the processor's cache
 _SMALLEST = 1e-30  # instead of the scale 0 of a row of zeros
 _FBGEMM = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 _FBGEMM_RELU = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_relu_output_fp32

@@ -14,9 +14,61 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from early_exit.rows import Rows, on_device, select
 from early_exit.weights import DecoderWeights, normed
+
+
+_SOURCE_TOKENS_AT_ONCE = 2048
+
+
+class _KeysAndValues:
+    """A layer's keys and values, [2, rows, heads, positions, head_dim].
+
+    Decoding one row is some hundred calls of a few microseconds, so each view is made in a single one.
+    """
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+        _, self._rows, self._heads, self._positions, self._head_dim = tensor.shape
+
+    @classmethod
+    def empty(cls, weights: DecoderWeights, rows: int, positions: int) -> "_KeysAndValues":
+        shape = (2, rows, weights.heads, positions, weights.head_dim)
+        return cls(torch.empty(shape, dtype=weights.dtype, device=weights.embedding.device))
+
+    def rows(self, places: slice | Tensor) -> tuple["_KeysAndValues", int, int]:
+        """Where some rows are: the keys and values that hold them next to each other, the first's number
+        there, and how many they are."""
+        if isinstance(places, slice):
+            return self, places.start, places.stop - places.start
+        return _KeysAndValues(self.tensor[:, places]), 0, len(places)
+
+    def keep(self, places: np.ndarray) -> "_KeysAndValues":
+        """A copy of some rows."""
+        return _KeysAndValues(self.tensor.index_select(1, on_device(places, self.tensor.device)))
+
+    def put(self, places: slice | Tensor, position: int, own: Tensor) -> None:
+        """Keeps keys and values [2, rows, heads, head_dim] of some rows at one position."""
+        if not isinstance(places, slice):
+            self.tensor.select(3, position)[:, places] = own
+            return
+        of_head = self._positions * self._head_dim
+        of_row = self._heads * of_head
+        strides = (self._rows * of_row, of_row, of_head, 1)
+        begin = places.start * of_row + position * self._head_dim
+        self.tensor.as_strided(own.shape, strides, begin).copy_(own)
+
+    def until(self, first: int, rows: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of some rows at the first `length` positions: views [rows, heads, length,
+        head_dim]."""
+        of_head = self._positions * self._head_dim
+        of_row = self._heads * of_head
+        shape = (rows, self._heads, length, self._head_dim)
+        strides = (of_row, of_head, self._head_dim, 1)
+        keys = self.tensor.as_strided(shape, strides, first * of_row)
+        return keys, self.tensor.as_strided(shape, strides, (self._rows + first) * of_row)
 
 
 class TokenMemory:
@@ -24,11 +76,11 @@ class TokenMemory:
 
     def __init__(self, weights: DecoderWeights, rows: int, positions: int):
         self._weights = weights
-        shape = (2, rows, weights.heads, positions, weights.head_dim)
-        device = weights.embedding.device
-        self._caches = [torch.empty(shape, dtype=weights.dtype, device=device) for _ in weights.layers]
-        self._exit_states = torch.empty(rows, positions, weights.d_model, device=device)
-        # Layer, row → so many leading positions have keys and values.
+        self._caches = [_KeysAndValues.empty(weights, rows, positions) for _ in weights.layers]
+        self._exit_states = torch.empty(rows, positions, weights.d_model, device=weights.embedding.device)
+        # So many leading positions have keys and values: in every row, by layer; and by layer and row, which
+        # counts where it is more.
+        self._filled_in_all = [0] * len(weights.layers)
         self._filled = np.zeros((len(weights.layers), rows), dtype=np.int64)
 
     @property
@@ -45,12 +97,22 @@ class TokenMemory:
 
         Here FREE's parallel decoding can run the layer for these tokens instead.
         """
-        first = self._filled[layer, rows.places]  # [n]
-        counts = position - first
-        self._filled[layer, rows.places] = position + 1  # with the token about to attend
+        if len(rows) == self.rows:
+            complete = self._filled_in_all[layer] == position
+            if not complete:
+                first = np.maximum(self._filled[layer], self._filled_in_all[layer])
+            self._filled_in_all[layer] = position + 1  # with the token about to attend
+            if complete:
+                return
+        else:
+            first = np.maximum(self._filled[layer, rows.places], self._filled_in_all[layer])
+            self._filled[layer, rows.places] = position + 1
+        counts = position - first  # [n]
         if not counts.any():
             return
-        by_position = self._caches[layer].permute(1, 3, 0, 2, 4)  # [rows, positions, 2, heads, head_dim]
+        by_position = self._caches[layer].tensor.permute(
+            1, 3, 0, 2, 4
+        )  # [rows, positions, 2, heads, head_dim]
         if len(rows.token_stretches) == 1 and (counts == counts[0]).all():
             where = (rows.token_stretches[0].places, slice(first[0], position))
         else:
@@ -72,28 +134,27 @@ class TokenMemory:
         projected: [n, 3 * inner], queries, keys and values. Returns [n, inner].
         """
         heads, head_dim = self._weights.heads, self._weights.head_dim
-        projected = projected.view(-1, 3, heads, head_dim)
+        rows_at_hand, inner, length = len(projected), heads * head_dim, position + 1
         bias = self._weights.layers[layer].bias
-        bias = bias.narrow(1, bias.shape[1] - position - 1, position + 1)  # [heads, length]
+        bias = bias[None, :, None, bias.shape[1] - length :]  # [1, heads, 1, length]
+        queries = projected.as_strided((rows_at_hand, heads, 1, head_dim), (3 * inner, head_dim, 1, 1))
+        own = projected.as_strided(  # keys and values [2, n, heads, head_dim]
+            (2, rows_at_hand, heads, head_dim), (inner, 3 * inner, head_dim, 1), inner
+        )
         attended = []
+        whole = len(rows.token_stretches) == 1
         for members, places, _ in rows.token_stretches:
-            own = projected[members]
-            cache = self._caches[layer][:, places]  # [2, n, heads, positions, head_dim]
-            if isinstance(places, slice):
-                cache.select(3, position).copy_(own[:, 1:].transpose(0, 1))
-            else:  # gathered: a copy
-                self._caches[layer].select(3, position)[:, places] = own[:, 1:].transpose(0, 1)
-                cache.select(3, position).copy_(own[:, 1:].transpose(0, 1))
-            keys, values = cache.narrow(3, 0, position + 1).flatten(1, 2)  # [n * heads, length, head_dim]
-            queries = own[:, 0].reshape(-1, 1, head_dim)  # [n * heads, 1, head_dim]
-            scores = torch.bmm(queries, keys.transpose(1, 2)).view(-1, heads, position + 1).add_(bias)
-            weights = scores.softmax(-1).view(-1, 1, position + 1)
-            attended.append(torch.bmm(weights, values).view(len(own), heads * head_dim))
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
+            self._caches[layer].put(places, position, own if whole else own[:, members])
+            cache, first, number = self._caches[layer].rows(places)
+            keys, values = cache.until(first, number, length)
+            asking = queries if whole else queries[members]
+            attended.append(scaled_dot_product_attention(asking, keys, values, attn_mask=bias, scale=1.0))
+        attended = attended[0] if whole else torch.cat(attended)  # [n, heads, 1, head_dim]
+        return attended.reshape(rows_at_hand, inner)
 
     def keep(self, places: np.ndarray) -> None:
         """Drops all rows but these."""
-        self._caches = [select(cache.transpose(0, 1), places).transpose(0, 1) for cache in self._caches]
+        self._caches = [cache.keep(places) for cache in self._caches]
         self._exit_states = select(self._exit_states, places)
         self._filled = self._filled[:, places]
 
@@ -113,25 +174,28 @@ class SourceMemory:
             lowest = torch.finfo(weights.dtype).min
             self._bias = torch.zeros_like(mask, dtype=weights.dtype).masked_fill(mask == 0, lowest)
             self._bias = self._bias[:, None, None]  # [sources, 1, 1, length]
-        self._caches: list[Tensor | None] = [None] * len(weights.layers)
+        self._caches: list[_KeysAndValues | None] = [None] * len(weights.layers)
         self._filled = np.zeros((len(weights.layers), len(states)), dtype=bool)
+        self._complete = [False] * len(weights.layers)
         self.row_sources = row_sources
 
     def attend(self, layer: int, rows: Rows, queries: Tensor) -> Tensor:
         """Cross-attention. queries: [n, inner] → [n, inner]."""
         self._fill(layer, rows)
         heads, head_dim = self._weights.heads, self._weights.head_dim
+        length = self._states.shape[1]
         attended = []
+        whole = len(rows.source_stretches) == 1
         for members, places, each in rows.source_stretches:
-            keys, values = self._caches[layer][:, places].flatten(1, 2)  # [sources * heads, length, head_dim]
-            own = queries[members].view(-1, each, heads, head_dim)
-            own = own.transpose(1, 2).reshape(-1, each, head_dim)  # [sources * heads, each, head_dim]
-            scores = torch.bmm(own, keys.transpose(1, 2))  # [sources * heads, each, length]
-            if self._bias is not None:
-                scores.view(-1, heads, *scores.shape[1:]).add_(self._bias[places])
-            result = torch.bmm(scores.softmax(-1), values).view(-1, heads, each, head_dim)
+            cache, first, number = self._caches[layer].rows(places)
+            keys, values = cache.until(first, number, length)
+            asking = queries if whole else queries[members]
+            asking = asking.view(number, each, heads, head_dim).transpose(1, 2)
+            bias = None if self._bias is None else self._bias[places]  # [sources, 1, 1, length]
+            result = scaled_dot_product_attention(asking, keys, values, attn_mask=bias, scale=1.0)
+            # [sources, heads, each, head_dim]
             attended.append(result.transpose(1, 2).reshape(-1, heads * head_dim))
-        return attended[0] if len(attended) == 1 else torch.cat(attended)
+        return attended[0] if whole else torch.cat(attended)
 
     def keep(self, places: np.ndarray) -> None:
         """Drops all rows but these, and the sources that none of them reads."""
@@ -139,28 +203,28 @@ class SourceMemory:
         self._states = select(self._states, used)
         self._bias = self._bias if self._bias is None else select(self._bias, used)
         self._filled = self._filled[:, used]
-        self._caches = [
-            cache if cache is None else select(cache.transpose(0, 1), used).transpose(0, 1)
-            for cache in self._caches
-        ]
+        self._caches = [cache if cache is None else cache.keep(used) for cache in self._caches]
 
     def _fill(self, layer: int, rows: Rows) -> None:
         """Gives the layer's keys and values to those of the rows' sources that lack them."""
-        if self._filled[layer, rows.sources].all():
+        if self._complete[layer] or self._filled[layer, rows.sources].all():
             return
         heads, head_dim = self._weights.heads, self._weights.head_dim
         missing = rows.sources[~self._filled[layer, rows.sources]]
         self._filled[layer, missing] = True
-        states = select(self._states, missing)  # [missing, length, d_model]
-        projected = self._weights.layers[layer].cross_keys_values(states.flatten(0, 1))
-        projected = projected.view(*states.shape[:2], 2, heads, head_dim).permute(2, 0, 3, 1, 4)
-        if len(missing) == len(self._states):
-            self._caches[layer] = projected.contiguous()  # [2, sources, heads, length, head_dim]
-            return
+        self._complete[layer] = bool(self._filled[layer].all())
         if self._caches[layer] is None:
-            shape = (2, len(self._states), heads, self._states.shape[1], head_dim)
-            self._caches[layer] = projected.new_empty(shape)
-        self._caches[layer][:, on_device(missing, states.device)] = projected
+            self._caches[layer] = _KeysAndValues.empty(self._weights, *self._states.shape[:2])
+        # In parts, whose intermediate results stay small.
+        at_once = max(1, _SOURCE_TOKENS_AT_ONCE // self._states.shape[1])
+        for first in range(0, len(missing), at_once):
+            part = missing[first : first + at_once]
+            states = select(self._states, part)  # [part, length, d_model]
+            projected = self._weights.layers[layer].cross_keys_values(states.flatten(0, 1))
+            projected = projected.view(*states.shape[:2], 2, heads, head_dim).permute(2, 0, 3, 1, 4)
+            together = part[-1] - part[0] == len(part) - 1
+            where = slice(part[0], part[-1] + 1) if together else on_device(part, states.device)
+            self._caches[layer].tensor[:, where] = projected  # [2, part, heads, length, head_dim]
 
 
 def check_memory(weights: DecoderWeights, rows: int, positions: int, sources: int, length: int) -> None:

@@ -75,9 +75,10 @@ class ExitPolicy:
         return deepest
 
     def planned_layers(self, step: int, rows: int) -> np.ndarray | None:
-        """The layers fixed for the tokens of a step (from 0): [rows] int64; None where none are."""
+        """The layers fixed for the tokens of a step (from 0): [rows] int64; None where all leave at the
+        last layer or by confidence."""
         if not isinstance(self.static_layer, Tensor) or self.static_layer.ndim == 0:
-            return None if self.static_layer is None else np.full(rows, int(self.static_layer))
+            return None
         column = self.static_layer[..., min(step, self.static_layer.shape[-1] - 1)]
         return column.expand(rows).cpu().numpy()
 
