@@ -40,7 +40,7 @@ class DecodedBatch:
     lowest_left: Tensor
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(
     weights: DecoderWeights,
     source: Tensor,

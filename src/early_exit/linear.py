@@ -10,8 +10,8 @@ import warnings
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 
@@ -73,7 +73,7 @@ class Linear:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[rows, in] → [rows, out]."""
-        product = F.linear(inputs.to(self._weight.dtype), self._weight)
+        product = functional.linear(inputs.to(self._weight.dtype), self._weight)
         return product.relu_() if self._relu else product
 
     def add(self, inputs: Tensor, residual: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from torch.nn.functional import scaled_dot_product_attention
 from early_exit.rows import Rows, on_device, select
 from early_exit.weights import DecoderWeights, normed
 
-
 _SOURCE_TOKENS_AT_ONCE = 2048
 
 
