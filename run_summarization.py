@@ -198,6 +198,7 @@ def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:
     """How one policy is decoded: by this project's loop as soon as an exit flag is on."""
     return GenerationSettings(
         policy=policy if exit_args.decodes_with_exits else None,
+        precision=exit_args.engine_precision,
         warm_up=exit_args.deploy_scenario,
         synchronize=exit_args.use_synchronize,
     )

@@ -26,11 +26,13 @@ def packed_encoder(model, precision: str) -> nn.Module:
 
 
 def _with_packed_layers(model, precision: str) -> nn.Module:
+    kept_type = torch.bfloat16 if precision == "bfloat16" else torch.float32
     # Weights that stay as they are, such as the embedding, are shared with the model.
-    shared = {id(parameter): parameter for parameter in model.encoder.parameters()}
-    encoder = copy.deepcopy(model.encoder, shared)
+    parameters = model.encoder.parameters()
+    shared = {id(parameter): parameter for parameter in parameters if parameter.dtype == kept_type}
+    encoder = copy.deepcopy(model.encoder, shared).to(kept_type)
     if precision == "bfloat16":
-        return _InParts(encoder.to(torch.bfloat16))
+        return _InParts(encoder)
     for module in list(encoder.modules()):
         # T5's feed-forward without a gate: max(0, ·) becomes a part of the product before it.
         fused_relu = hasattr(module, "wi") and isinstance(module.act, nn.ReLU)
@@ -41,7 +43,7 @@ def _with_packed_layers(model, precision: str) -> nn.Module:
                 )
         if fused_relu:
             module.act = nn.Identity()
-    return _InParts(encoder.float())
+    return _InParts(encoder)
 
 
 _TOKENS_AT_ONCE = 2048

@@ -16,11 +16,13 @@ from early_exit import ExitPolicy
 class GenerationSettings:
     """How evaluation decodes.
 
-    policy: where tokens leave, None for transformers' own decoding. warm_up: decode the first batch
+    policy: where tokens leave, None for transformers' own decoding. precision: the engine's, see
+    `EarlyExitMixin.generate`. warm_up: decode the first batch
     once before the clock starts. synchronize: wait for the device before the clock is read.
     """
 
     policy: ExitPolicy | None = None
+    precision: str | None = None
     warm_up: bool = False
     synchronize: bool = False
 
@@ -118,7 +120,13 @@ class GenerationTrainer(Seq2SeqTrainer):
         kwargs = {name: value for name, value in self._gen_kwargs.items() if value is not None}
         if policy is None:
             return self.model.generate(**inputs, **kwargs), None
-        output = self.model.generate(**inputs, **kwargs, exit_policy=policy, return_dict_in_generate=True)
+        output = self.model.generate(
+            **inputs,
+            **kwargs,
+            exit_policy=policy,
+            engine_precision=self.generation.precision,
+            return_dict_in_generate=True,
+        )
         return output.sequences, output.exit_layers
 
     def _clock(self) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from early_exit import LAYER_WEIGHTINGS, MEASURES, ExitPolicy
+from early_exit import LAYER_WEIGHTINGS, MEASURES, PRECISIONS, ExitPolicy
 from models.shapes import SHAPES
 from util.errors import UsageError
 
@@ -85,6 +85,11 @@ class ExitArguments:
     static_exit_layer: list[str] | None = field(
         default=None,
         metadata={"help": "Every token leaves at this layer, 1 to L. Several, or 'all', make a sweep."},
+    )
+    engine_precision: str | None = _arg(
+        None,
+        f"What decoding with exits computes in, encoder included: {', '.join(PRECISIONS)}. "
+        "Default: the type that the model is in.",
     )
     deploy_scenario: bool = _arg(
         False, "Decode as deployed and time it: a warm-up batch first, full depth through the same loop."
@@ -226,6 +231,14 @@ def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
 
 
 def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
+    if exits.engine_precision not in (None, *PRECISIONS):
+        raise UsageError(
+            f"unknown engine precision {exits.engine_precision!r}; known: {', '.join(PRECISIONS)}"
+        )
+    if exits.engine_precision is not None and not exits.decodes_with_exits:
+        raise UsageError(
+            "--engine_precision goes with --deploy_scenario True, --use_early_exit True or --static_exit_layer"
+        )
     if exits.use_early_exit and exits.static_exit_layer is not None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:

@@ -36,6 +36,7 @@ def sweep_settings(
     weights = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
     return settings | {
         "deploy_scenario": exits.deploy_scenario,
+        "engine_precision": exits.engine_precision,
         "use_synchronize": exits.use_synchronize,
         "device": device_name(training.device),
         "files": [_state(path) for path in (*weights, data.validation_file) if path is not None],

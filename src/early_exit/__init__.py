@@ -5,14 +5,16 @@ Tensors in, tensors out: nothing here knows of transformers, flags or files.
 
 from early_exit.confidence import MEASURES, LayerView, get_measure
 from early_exit.engine import DecodedBatch, decode
+from early_exit.linear import PRECISIONS, Linear
 from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from early_exit.reference import Decoded, DecoderSteps, decode_reference
-from early_exit.weights import DecoderWeights, LayerWeights, Linear
+from early_exit.weights import DecoderWeights, LayerWeights
 
 __all__ = [
     "LAYER_WEIGHTINGS",
     "MEASURES",
+    "PRECISIONS",
     "Decoded",
     "DecodedBatch",
     "DecoderSteps",

@@ -75,10 +75,9 @@ def stretches(places: np.ndarray, device: torch.device) -> list[Stretch]:
     firsts = np.concatenate([[0], np.flatnonzero(np.diff(places)) + 1])
     counts = np.diff(np.append(firsts, len(places)))
     shared = places[firsts]
+    breaks = np.diff(counts) != 0
     if device.type == "cpu":
-        breaks = (np.diff(shared) != 1) | (np.diff(counts) != 0)
-    else:
-        breaks = np.diff(counts) != 0
+        breaks |= np.diff(shared) != 1
     starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
     result = []
     for start, end in zip(starts, np.append(starts[1:], len(shared)), strict=True):
