@@ -74,7 +74,7 @@ _ACTIVATIONS = {"gelu_new": partial(torch.nn.functional.gelu, approximate="tanh"
 
 
 def _position_bias(stack, layer: int, positions: int) -> Tensor:
-    """[heads, positions], by distance from the query, 0 last. UMT5 has one in every layer, T5 in the first."""
+    """[heads, positions], by distance from the query, 0 last. T5 has one in the first layer, UMT5 in each."""
     attention = stack.block[layer].layer[0].SelfAttention
     if not attention.has_relative_attention_bias:
         attention = stack.block[0].layer[0].SelfAttention
@@ -82,7 +82,7 @@ def _position_bias(stack, layer: int, positions: int) -> Tensor:
 
 
 def _after_norm(norm, *projections) -> Tensor:
-    """Weights of projections of one normed input, as one product of what `early_exit.weights.normed` gives."""
+    """Weights of projections of one normed input: one product of what `early_exit.weights.normed` gives."""
     weights = torch.cat([projection.weight.detach().float() for projection in projections])
     return weights * norm.weight.detach().float() * math.sqrt(weights.shape[1])
 

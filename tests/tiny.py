@@ -59,3 +59,8 @@ def source_batch(rows: int, longest: int, seed: int = 0):
     tokens = torch.randint(2, 97, (rows, longest), generator=generator)
     mask = (torch.arange(longest) < lengths[:, None]).long()
     return {"input_ids": tokens * mask, "attention_mask": mask}
+
+
+MODELS = {family: tiny_model(family) for family in FAMILIES}
+# Of confidences. Where logits are not scaled they are some hundreds here, with an error to match.
+TOLERANCES = {family: 1e-5 if family == "t5" else 1e-4 for family in FAMILIES}

@@ -237,7 +237,8 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         )
     if exits.engine_precision is not None and not exits.decodes_with_exits:
         raise UsageError(
-            "--engine_precision goes with --deploy_scenario True, --use_early_exit True or --static_exit_layer"
+            "--engine_precision has no effect without --deploy_scenario True, --use_early_exit True "
+            "or --static_exit_layer"
         )
     if exits.use_early_exit and exits.static_exit_layer is not None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")

@@ -137,6 +137,7 @@ class _Run:
         inside = np.arange(len(tokens))  # among the active rows, those that have not left
         planned = self._policy.planned_layers(self._step, len(self._exit_layers))
         logits = _RowByRow(len(tokens), self._device)
+        later = []  # rows without logits yet, and their exit states: the LM head runs once for them all
         for layer in range(1, self._last_layer + 1):
             previous, hidden = hidden, self._run_layer(layer, rows, hidden)
             asks = self._policy.tries_exit(layer, len(self._weights.layers))
@@ -158,12 +159,17 @@ class _Run:
             if layer < self._last_layer:
                 self._tokens.leave(rows.of(leaves), self._position, states)
             known = view.logits.value  # a measure that asked for logits has computed these
-            known = known if known is None or chosen is None else known[chosen]
-            logits.put(inside[leaves], self._logits(states) if known is None else known)
+            if known is None:
+                later.append((inside[leaves], states))
+            else:
+                logits.put(inside[leaves], known if chosen is None else known[chosen])
             if chosen is None:
                 break
             inside, rows = inside[~leaves], rows.of(~leaves)
             hidden = hidden[on_device((~leaves).nonzero()[0], self._device)]
+        if later:
+            places, states = _in_order(*zip(*later, strict=True))
+            logits.put(places, self._logits(states))
         self._position += 1
         self._step += 1
         return logits.value
@@ -221,8 +227,20 @@ class _Run:
         return leaves
 
 
+def _in_order(places: tuple[np.ndarray, ...], parts: tuple[Tensor, ...]) -> tuple[np.ndarray, Tensor]:
+    """Parts of rows as one part whose places rise."""
+    if len(parts) == 1:
+        return places[0], parts[0]
+    together = np.concatenate(places)
+    order = np.argsort(together)
+    return together[order], torch.cat(parts)[on_device(order, parts[0].device)]
+
+
 class _RowByRow:
-    """A tensor [rows, …] that gets its rows in several parts; one part that is all of it is not copied."""
+    """A tensor [rows, …] that gets its rows in several parts; one part that is all of it is not copied.
+
+    The places of a part must rise.
+    """
 
     def __init__(self, rows: int, device: torch.device):
         self._rows, self._device = rows, device

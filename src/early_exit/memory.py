@@ -9,6 +9,7 @@ Which positions wait is known on the host, so nothing here waits for the device.
 """
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class _KeysAndValues:
     """
 
     def __init__(self, tensor: Tensor):
+        """tensor: contiguous, the whole of its storage."""
         self.tensor = tensor
         _, self._rows, self._heads, self._positions, self._head_dim = tensor.shape
 
@@ -42,7 +44,7 @@ class _KeysAndValues:
         there, and how many they are."""
         if isinstance(places, slice):
             return self, places.start, places.stop - places.start
-        return _KeysAndValues(self.tensor[:, places]), 0, len(places)
+        return _KeysAndValues(self.tensor.index_select(1, places)), 0, len(places)
 
     def keep(self, places: np.ndarray) -> "_KeysAndValues":
         """A copy of some rows."""
@@ -109,9 +111,8 @@ class TokenMemory:
         counts = position - first  # [n]
         if not counts.any():
             return
-        by_position = self._caches[layer].tensor.permute(
-            1, 3, 0, 2, 4
-        )  # [rows, positions, 2, heads, head_dim]
+        # [rows, positions, 2, heads, head_dim]
+        by_position = self._caches[layer].tensor.permute(1, 3, 0, 2, 4)
         if len(rows.token_stretches) == 1 and (counts == counts[0]).all():
             where = (rows.token_stretches[0].places, slice(first[0], position))
         else:
@@ -247,4 +248,7 @@ def free_memory(device: torch.device) -> int:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
+        pass
+    if hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return sys.maxsize

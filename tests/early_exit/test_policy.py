@@ -50,9 +50,23 @@ def test_static_and_full_depth_try_no_exit():
     assert ExitPolicy().last_layer(4) == 4
 
 
+def test_planned_layers_follow_a_schedule_and_keep_its_last_column():
+    assert ExitPolicy().planned_layers(0, rows=2) is None
+    assert ExitPolicy(static_layer=2).planned_layers(0, rows=2) is None  # all leave at the last layer run
+    by_step = ExitPolicy(static_layer=torch.tensor([3, 1]))
+    assert [by_step.planned_layers(step, rows=2).tolist() for step in range(3)] == [[3, 3], [1, 1], [1, 1]]
+    by_row = ExitPolicy(static_layer=torch.tensor([[3, 1], [2, 4]]))
+    assert [by_row.planned_layers(step, rows=2).tolist() for step in range(3)] == [[3, 2], [1, 4], [1, 4]]
+    assert [by_row.for_row(1).planned_layers(step, rows=1).tolist() for step in range(2)] == [[2], [4]]
+    assert by_row.last_layer(4) == 4
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"static_layer": torch.tensor([2, 0])}, "static exit layer 0; layers count from 1"),
+        ({"static_layer": torch.tensor([2.0])}, "an integer, or integers"),
+        ({"static_layer": torch.tensor([], dtype=torch.long)}, "an integer, or integers"),
         ({"measure": "sofmax"}, "unknown confidence measure 'sofmax'; known: softmax"),
         ({"measure": "softmax", "threshold": 1.5}, "threshold 1.5 is outside"),
         ({"measure": "softmax", "threshold": -0.1}, "threshold -0.1 is outside"),

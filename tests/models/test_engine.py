@@ -1,0 +1,164 @@
+"""The engine against the reference, and rows of a batch against the same rows alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from early_exit import ExitPolicy, decode
+from models.adapter import decoder_weights
+from models.generation import reference_generate
+from tests.strategies import batch_policies
+from tests.tiny import FAMILIES, MODELS, TOLERANCES, source_batch, tiny_model
+
+FULL_DEPTH = ExitPolicy()
+
+
+@given(
+    family=st.sampled_from(list(FAMILIES)),
+    rows=st.integers(1, 9),
+    longest=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    data=st.data(),
+)
+def test_the_engine_equals_the_reference(family, rows, longest, seed, data):
+    options = {
+        **source_batch(rows, longest, seed),
+        "exit_policy": data.draw(batch_policies(rows)),
+        "max_new_tokens": 10,
+        "return_dict_in_generate": True,
+        # Rows that end at different steps, though random models rarely end by themselves.
+        "eos_token_id": data.draw(st.lists(st.integers(2, 96), min_size=1, max_size=20)),
+    }
+    expected = MODELS[family].generate(**options, custom_generate=reference_generate)
+    decoded = MODELS[family].generate(**options)
+    assert torch.equal(decoded.sequences, expected.sequences)
+    assert torch.equal(decoded.exit_layers, expected.exit_layers)
+    torch.testing.assert_close(
+        decoded.confidences,
+        expected.confidences,
+        atol=TOLERANCES[family],
+        rtol=0,
+        equal_nan=True,
+    )
+
+
+def test_exits_happen_at_every_layer_in_these_tests():
+    """Guards the test above: a policy that never exits would prove little."""
+    layers = set()
+    for threshold in (0.05, 0.1, 0.2, 0.4):
+        policy = ExitPolicy(measure="softmax", threshold=threshold)
+        for model in MODELS.values():
+            decoded = model.generate(
+                **source_batch(4, 9), max_new_tokens=10, exit_policy=policy, return_dict_in_generate=True
+            )
+            layers |= set(decoded.exit_layers.flatten().tolist())
+    assert layers >= {1, 2, 3, 4}
+
+
+@given(threshold=st.floats(0.01, 0.6), seed=st.integers(0, 99), temperature=st.sampled_from([None, 4.0]))
+def test_the_text_is_the_same_between_the_kept_and_the_left_confidence(threshold, seed, temperature):
+    """The bookkeeping that calibration relies on, with strict `>`."""
+
+    def generate(threshold):
+        policy = ExitPolicy(measure="softmax", threshold=threshold, position_temperature=temperature)
+        return MODELS["t5"].generate(
+            **source_batch(1, 9, seed), max_new_tokens=10, exit_policy=policy, return_dict_in_generate=True
+        )
+
+    decoded = generate(threshold)
+    kept, left = decoded.highest_kept.item(), decoded.lowest_left.item()
+    assert kept <= threshold * (1 + 1e-6)
+    assert left >= threshold * (1 - 1e-6)
+    for other in (max(kept, 0) * (1 + 1e-5) + 1e-7, min(left, 1) * (1 - 1e-5)):
+        if kept < other < left:
+            again = generate(other)
+            assert torch.equal(again.sequences, decoded.sequences)
+            assert torch.equal(again.exit_layers, decoded.exit_layers)
+
+
+def test_rows_of_one_source_share_it_and_decode_as_they_do_alone():
+    model, thresholds = MODELS["t5"], torch.tensor([0.0, 0.1, 0.3, 1.0, 0.05, 0.2])
+    inputs = source_batch(3, longest=9)
+    row_sources = np.array([0, 2, 0, 1, 2, 0])
+    with torch.no_grad():
+        source = model.encoder(**inputs).last_hidden_state
+    tokens = [[] for _ in row_sources]
+
+    def next_tokens(active, logits):
+        chosen = logits.argmax(-1)
+        for row, token in zip(active, chosen.tolist(), strict=True):
+            tokens[row].append(token)
+        return chosen, (chosen == 1).numpy()
+
+    decoded = decode(
+        decoder_weights(model, positions=16),
+        source,
+        inputs["attention_mask"],
+        torch.zeros(len(row_sources), 1, dtype=torch.long),
+        ExitPolicy(measure="softmax", threshold=thresholds),
+        next_tokens,
+        max_new_tokens=10,
+        row_sources=row_sources,
+    )
+    for row, threshold in enumerate(thresholds.tolist()):
+        alone = model.generate(
+            input_ids=inputs["input_ids"][row_sources[row], None],
+            attention_mask=inputs["attention_mask"][row_sources[row], None],
+            max_new_tokens=10,
+            exit_policy=ExitPolicy(measure="softmax", threshold=threshold),
+            return_dict_in_generate=True,
+        )
+        steps = alone.exit_layers.shape[1]
+        assert tokens[row] == alone.sequences[0, 1:].tolist()
+        assert torch.equal(decoded.exit_layers[row, :steps], alone.exit_layers[0])
+
+
+def test_rows_of_a_batch_decode_as_they_do_alone_each_with_its_threshold():
+    inputs, thresholds = source_batch(5, longest=9), torch.tensor([0.0, 0.05, 0.2, 0.4, 1.0])
+    together = MODELS["t5"].generate(
+        **inputs,
+        max_new_tokens=10,
+        exit_policy=ExitPolicy(measure="softmax", threshold=thresholds),
+        return_dict_in_generate=True,
+    )
+    for row, threshold in enumerate(thresholds.tolist()):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = MODELS["t5"].generate(
+            input_ids=inputs["input_ids"][row : row + 1, :length],
+            max_new_tokens=10,
+            exit_policy=ExitPolicy(measure="softmax", threshold=threshold),
+            return_dict_in_generate=True,
+        )
+        steps = alone.exit_layers.shape[1]
+        assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
+        assert torch.equal(together.exit_layers[row, :steps], alone.exit_layers[0])
+        assert (together.exit_layers[row, steps:] == 0).all()
+
+
+def test_a_longer_text_than_before_gets_a_longer_position_bias():
+    model, inputs = tiny_model(), source_batch(2, 9)
+    for length in (3, 150):
+        expected = model.generate(**inputs, max_new_tokens=length, min_new_tokens=length)
+        decoded = model.generate(
+            **inputs, max_new_tokens=length, min_new_tokens=length, exit_policy=FULL_DEPTH
+        )
+        assert torch.equal(decoded, expected)
+
+
+@pytest.mark.parametrize("change", ["in place", "optimizer", "fused optimizer"])
+def test_the_engine_sees_that_weights_have_changed(change):
+    model, inputs = tiny_model(), source_batch(2, 9)
+    before = model.generate(**inputs, max_new_tokens=8, exit_policy=FULL_DEPTH)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    if change == "in place":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * parameter.grad)
+    else:
+        torch.optim.AdamW(model.parameters(), lr=0.3, fused=change.startswith("fused")).step()
+    after = model.generate(**inputs, max_new_tokens=8, exit_policy=FULL_DEPTH)
+    assert torch.equal(after, model.generate(**inputs, max_new_tokens=8))
+    assert not torch.equal(after, before)

@@ -1,0 +1,94 @@
+"""The engine in int8 and bfloat16, and packed weights beside the model's own."""
+
+import copy
+import gc
+
+import pytest
+import torch
+
+from early_exit import PRECISIONS, ExitPolicy
+from models import packing
+from models.encoder import packed_encoder
+from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
+
+FULL_DEPTH = ExitPolicy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.2), ("int8", 0.2)])
+@pytest.mark.parametrize("sources", [1, 3])
+@torch.no_grad()
+def test_packed_encoders_encode_as_the_model_does(family, precision, tolerance, sources, monkeypatch):
+    monkeypatch.setattr("models.encoder._TOKENS_AT_ONCE", 18)  # two sources at once
+    inputs = source_batch(sources, longest=9)
+    real = inputs["attention_mask"] == 1
+    expected = MODELS[family].encoder(**inputs).last_hidden_state[real]
+    encoded = packed_encoder(MODELS[family], precision)(**inputs).last_hidden_state.float()[real]
+    # Attention in random models is sharp, and what it picks turns on small differences.
+    assert (encoded - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoding_leaves_the_model_as_it_was(precision, dtype):
+    model = tiny_model().to(dtype)
+    before, modules = copy.deepcopy(model.state_dict()), [name for name, _ in model.named_modules()]
+    model.generate(**source_batch(2, 9), max_new_tokens=4, exit_policy=FULL_DEPTH, engine_precision=precision)
+    assert [name for name, _ in model.named_modules()] == modules
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.1])
+def test_rows_in_int8_decode_as_they_do_alone(threshold):
+    inputs = source_batch(5, longest=9)
+    options = {
+        "max_new_tokens": 10,
+        "exit_policy": ExitPolicy(measure="softmax", threshold=threshold),
+        "engine_precision": "int8",
+        "return_dict_in_generate": True,
+    }
+    together = MODELS["t5"].generate(**inputs, **options)
+    for row in range(5):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = MODELS["t5"].generate(input_ids=inputs["input_ids"][row : row + 1, :length], **options)
+        steps = alone.exit_layers.shape[1]
+        assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
+        assert torch.equal(together.exit_layers[row, :steps], alone.exit_layers[0])
+        torch.testing.assert_close(
+            together.confidences[row, :steps], alone.confidences[0], atol=1e-4, rtol=0, equal_nan=True
+        )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_chooses_likely_tokens(family):
+    """Random models hardly prefer one token to the next: what int8 chooses is at least among the first."""
+    model, inputs = MODELS[family], source_batch(4, 9)
+    tokens = model.generate(
+        **inputs, max_new_tokens=8, exit_policy=FULL_DEPTH, engine_precision="int8", eos_token_id=[]
+    )
+    with torch.no_grad():
+        logits = model(**inputs, decoder_input_ids=tokens[:, :-1]).logits  # [rows, steps, vocabulary]
+    chosen = logits.gather(2, tokens[:, 1:, None])
+    assert ((logits > chosen).sum(-1) < 5).float().mean() > 0.9
+
+
+def test_precision_needs_an_exit_policy_and_a_known_name():
+    inputs = source_batch(1, 5)
+    with pytest.raises(ValueError, match="engine_precision needs an exit policy"):
+        MODELS["t5"].generate(**inputs, engine_precision="int8")
+    with pytest.raises(ValueError, match="unknown engine precision 'int4'"):
+        MODELS["t5"].generate(**inputs, engine_precision="int4", exit_policy=FULL_DEPTH)
+
+
+def test_packed_weights_go_with_their_model():
+    model = tiny_model()
+    model.generate(**source_batch(1, 5), max_new_tokens=2, exit_policy=FULL_DEPTH)
+    copied = copy.deepcopy(model)  # a model that has generated can still be copied and saved
+    assert model in packing._kept
+    assert copied not in packing._kept
+    before = len(packing._kept)
+    del model
+    gc.collect()
+    assert len(packing._kept) == before - 1

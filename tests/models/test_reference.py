@@ -1,0 +1,89 @@
+"""The reference against a loop without any cache."""
+
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+
+from early_exit import ExitPolicy
+from models.generation import reference_generate
+from tests.strategies import policies
+from tests.tiny import FAMILIES, MODELS, TOLERANCES
+
+
+@torch.no_grad()
+def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: int):
+    """CALM's semantics spelled out: every layer keeps the states it was given, and a new token runs the
+    layer over all of them again. One source without padding; softmax confidence; greedy.
+
+    Returns a list of (token, exit layer, confidence)."""
+    source = model.encoder(input_ids=input_ids).last_hidden_state
+    stack, num_layers = model.decoder, model.num_exits
+    given_states = {layer: torch.zeros(1, 0, model.config.d_model) for layer in range(1, num_layers + 1)}
+    token, result = torch.tensor([[0]]), []
+    for position in range(max_new_tokens):
+        static_layer = policy.static_layer
+        if isinstance(static_layer, torch.Tensor):
+            static_layer = static_layer[min(position, len(static_layer) - 1)]
+        state, exit_layer, confidence = stack.embed_tokens(token), None, float("nan")
+        for layer in range(1, num_layers + 1):
+            given_states[layer] = torch.cat([given_states[layer], state], dim=1)
+            if exit_layer is not None:
+                continue  # the exit state is what a skipped layer is given
+            state = run_layer_over_all(model, layer, given_states[layer], source)
+            if layer in (static_layer, num_layers):
+                exit_layer = layer
+            elif policy.measure and max(policy.min_layer, 1) <= layer:
+                first, second = model.exit_logits(state)[0, 0].softmax(-1).topk(2).values.tolist()
+                threshold = policy.threshold
+                if policy.position_temperature is not None:
+                    decay = math.exp(-policy.position_temperature * position / max_new_tokens)
+                    threshold *= 0.9 + 0.1 * decay
+                if first - second > threshold:
+                    exit_layer, confidence = layer, first - second
+        token = model.exit_logits(state).argmax(-1)
+        result.append((token.item(), exit_layer, confidence))
+        if token.item() == 1:
+            break
+    return result
+
+
+def run_layer_over_all(model, layer, states, source):
+    """A decoder layer over the states of all positions [1, n, d_model] → its last output [1, 1, d_model]."""
+    stack, length = model.decoder, states.shape[1]
+    masks = {"config": stack.config, "inputs_embeds": states, "attention_mask": None}
+    bias = {"position_bias": stack.block[0].layer[0].SelfAttention.compute_bias(length, length)}
+    output = stack.block[layer - 1](
+        states,
+        attention_mask=create_causal_mask(**masks, past_key_values=None),
+        encoder_hidden_states=source,
+        encoder_attention_mask=create_bidirectional_mask(**masks, encoder_hidden_states=source),
+        **({} if model.config.model_type == "umt5" else bias),  # UMT5's layers have their own
+    )
+    return (output if isinstance(output, torch.Tensor) else output[0])[:, -1:]
+
+
+@given(
+    family=st.sampled_from(list(FAMILIES)), policy=policies, length=st.integers(1, 9), seed=st.integers(0, 99)
+)
+def test_the_reference_equals_decoding_without_a_cache(family, policy, length, seed):
+    tokens = torch.randint(2, 97, (1, length), generator=torch.Generator().manual_seed(seed))
+    expected = decode_without_cache(MODELS[family], tokens, policy, max_new_tokens=10)
+    decoded = MODELS[family].generate(
+        input_ids=tokens,
+        max_new_tokens=10,
+        exit_policy=policy,
+        custom_generate=reference_generate,
+        return_dict_in_generate=True,
+    )
+    assert decoded.sequences[0, 1:].tolist() == [token for token, _, _ in expected]
+    assert decoded.exit_layers[0].tolist() == [layer for _, layer, _ in expected]
+    torch.testing.assert_close(
+        decoded.confidences[0],
+        torch.tensor([c for _, _, c in expected]),
+        atol=TOLERANCES[family],
+        rtol=0,
+        equal_nan=True,
+    )

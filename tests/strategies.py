@@ -1,0 +1,36 @@
+"""What property-based tests draw."""
+
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+
+from early_exit import ExitPolicy
+
+layers = st.integers(1, 4)
+
+policies = st.one_of(
+    st.builds(ExitPolicy, static_layer=layers),
+    st.builds(ExitPolicy, static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor)),
+    st.builds(
+        ExitPolicy,
+        measure=st.just("softmax"),
+        threshold=st.floats(0, 1),
+        min_layer=st.integers(0, 5),
+        position_temperature=st.one_of(st.none(), st.floats(0, 8)),
+    ),
+)
+
+
+@st.composite
+def batch_policies(draw, rows: int):
+    """A policy for a batch, with a threshold or a schedule of layers a row where it has any."""
+    policy = draw(policies)
+    if isinstance(policy.static_layer, torch.Tensor):
+        steps = len(policy.static_layer)
+        schedule = st.lists(layers, min_size=steps, max_size=steps)
+        return replace(policy, static_layer=torch.tensor([draw(schedule) for _ in range(rows)]))
+    if policy.measure is None:
+        return policy
+    thresholds = draw(st.lists(st.floats(0, 0.625, width=32), min_size=rows, max_size=rows))
+    return replace(policy, threshold=torch.tensor(thresholds))
