@@ -24,7 +24,7 @@ def aims(rows: list[dict]) -> list[dict]:
 
     def compare(batch: int, own: tuple[str, str], other: tuple[str, str, str], aim: float, name: str) -> None:
         own_ratio = ratios.get((batch, "engine", *own))
-        if own_ratio is not None:
+        if own_ratio is not None and (batch, *other) in ratios:
             measured = own_ratio / ratios[batch, *other]
             result.append({"name": f"batch {batch}: {name}", "aim": aim, "measured": measured})
 

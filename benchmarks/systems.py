@@ -25,8 +25,9 @@ class System:
     schedule: str = "full"
 
     @property
-    def library(self) -> str:
-        return "ctranslate2" if self.name == "ctranslate2" else "torch"
+    def process(self) -> str:
+        """Name of the process that it runs in: torch's systems share one, CTranslate2 has one a precision."""
+        return f"ctranslate2 {self.precision}" if self.name == "ctranslate2" else "torch"
 
     def __str__(self) -> str:
         depth = "" if self.schedule == "full" else f", {self.schedule} of the depth"

@@ -1,9 +1,10 @@
-"""Processes that time calls for `decode_speed.py`, one for torch and one for CTranslate2.
+"""Processes that time calls for `decode_speed.py`, one for torch and one for each precision of CTranslate2.
 
 Not one process for both: each brings threads of the same OpenMP library, which stops letting threads wait
 actively as soon as it manages more of them than there are processors. Measured on two cores: after one use of
 CTranslate2 an int8 token of the engine took 15.6 ms instead of 8.4 in that process, and CTranslate2's own
-float32 token 20 ms instead of 8.6 where torch had started its threads first.
+float32 token 20 ms instead of 8.6 where torch had started its threads first, and 34 ms instead of 11 where its
+int8 model was loaded beside it.
 """
 
 import multiprocessing
@@ -15,7 +16,7 @@ from systems import System, decoder
 
 
 class Workers:
-    """Call `seconds` to time a system; a process for each library starts with its first system."""
+    """Call `seconds` to time a system; a process starts with its first system."""
 
     def __init__(self, threads: int):
         self._threads = threads
@@ -23,26 +24,26 @@ class Workers:
 
     def seconds(self, system: System, *setting) -> float:
         """Seconds of one call of `decoder(system, *setting)`; setting: shape, batch, source, new tokens."""
-        connection = self._connection(system.library)
+        connection = self._connection(system.process)
         connection.send((system, setting))
         answer = connection.recv()
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _connection(self, library: str) -> Connection:
-        if library not in self._connections:
+    def _connection(self, process: str) -> Connection:
+        if process not in self._connections:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            arguments = (theirs, library, self._threads)
+            arguments = (theirs, process, self._threads)
             context.Process(target=_answer, args=arguments, daemon=True).start()
-            self._connections[library] = ours
-        return self._connections[library]
+            self._connections[process] = ours
+        return self._connections[process]
 
 
-def _answer(connection: Connection, library: str, threads: int) -> None:
+def _answer(connection: Connection, process: str, threads: int) -> None:
     # Beside CTranslate2 torch only makes the model: it must not start threads of its own.
-    torch.set_num_threads(1 if library == "ctranslate2" else threads)
+    torch.set_num_threads(threads if process == "torch" else 1)
     calls = {}
     while True:
         try:
