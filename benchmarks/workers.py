@@ -1,10 +1,10 @@
 """Processes that time calls for `decode_speed.py`, one for torch and one for each precision of CTranslate2.
 
-Not one process for both: each brings threads of the same OpenMP library, which stops letting threads wait
+Not one process for all: each brings threads of the same OpenMP library, which stops letting threads wait
 actively as soon as it manages more of them than there are processors. Measured on two cores: after one use of
-CTranslate2 an int8 token of the engine took 15.6 ms instead of 8.4 in that process, and CTranslate2's own
-float32 token 20 ms instead of 8.6 where torch had started its threads first, and 34 ms instead of 11 where its
-int8 model was loaded beside it.
+CTranslate2 an int8 token of the engine took 15.6 ms instead of 8.4 in that process, CTranslate2's own float32
+token 20 ms instead of 8.6 where torch had started its threads first, and 34 ms instead of 11 where its int8
+model was loaded beside it.
 """
 
 import multiprocessing
