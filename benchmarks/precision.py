@@ -25,7 +25,7 @@ from util.results import markdown_table, provenance
 
 
 def decode(model, inputs: list[dict], policy: ExitPolicy, precision: str, new_tokens: int) -> list[dict]:
-    """`tokens`, `layers` and `confidences` of every text, up to its end token."""
+    """`tokens` and `layers` of every text, up to its end token."""
     end, texts = model.generation_config.eos_token_id, []
     for batch in inputs:
         output = model.generate(

@@ -5,8 +5,8 @@
 set -euo pipefail
 source "$(dirname "$0")/../scripts/environment.sh"
 
-MODEL=$(realpath "${MODEL:-save/e2e/model}")
-VALIDATION_FILE=$(realpath "${VALIDATION_FILE:-../shared/data/e2e/validation.json}")
+MODEL=${MODEL:-save/e2e/model}
+VALIDATION_FILE=${VALIDATION_FILE:-../shared/data/e2e/validation.json}
 RESULTS=$(realpath "${RESULTS:-benchmarks/results/real_run}")
 CHECKOUT=$(realpath "${CHECKOUT:-.}")
 LABEL=${LABEL:-now}
@@ -14,14 +14,16 @@ PRECISIONS=${PRECISIONS:-float32 int8}  # checkouts without the flag: "float32"
 SAMPLES=${SAMPLES:-96}
 
 evaluate() { # name, batch, flags
-  local folder
-  folder=$(mktemp -d)
+  local folder model file
+  folder=$(mktemp -d) model=$(realpath "$MODEL") file=$(realpath "$VALIDATION_FILE")
   (cd "$CHECKOUT" && PYTHONPATH="$CHECKOUT/src" "$PYTHON" run_summarization.py \
-    --model_name_or_path "$MODEL" --validation_file "$VALIDATION_FILE" --source_prefix "summarize: " \
+    --model_name_or_path "$model" --validation_file "$file" --source_prefix "summarize: " \
     --do_eval --predict_with_generate --max_eval_samples "$SAMPLES" --max_target_length 64 \
     --per_device_eval_batch_size "$2" --output_dir "$folder/run" "${@:3}" > /dev/null)
   mkdir -p "$RESULTS"
-  cp "$folder/run/eval_results.json" "$RESULTS/$LABEL-$1-batch-$2.json"
+  # The command as it is from this folder, without this machine's paths.
+  sed "s|$model|$MODEL|; s|$file|$VALIDATION_FILE|; s|$folder/run|save/real_run|" \
+    "$folder/run/eval_results.json" > "$RESULTS/$LABEL-$1-batch-$2.json"
   rm -r "$folder"
 }
 
