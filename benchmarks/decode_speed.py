@@ -3,11 +3,10 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/decode_speed.py --shape t5-small --json benchmarks/results/decode_speed/t5-small.json
 
-Random weights, end-of-sequence off, encoder included. All systems of a batch take turns, CTranslate2 in a
-process beside that of the others (see workers.py); a ratio is the median over the turns of a system's time
-to that of `generate` in the same turn. The floor is
-the bytes of weights that a step at full depth must read, over the bandwidth of summing a large tensor
-measured in the same run.
+Random weights, end-of-sequence off, encoder included (and timed by itself as well). All systems of a batch
+take turns, CTranslate2 in processes beside that of the others (see workers.py); a ratio is the median over
+the turns of a system's time to that of `generate` in the same turn. The floor is the bytes of weights that a
+step at full depth must read, over the bandwidth of summing a large tensor measured in the same run.
 """
 
 import argparse
@@ -35,6 +34,8 @@ ENGINE = [
 # Without bfloat16 arithmetic in the processor it is slow in batches: full depth and a third tell that.
 BFLOAT16 = [System("engine", "bfloat16", schedule) for schedule in ("full", "1/3")]
 BASELINES = [System("generate"), System("ctranslate2", "float32"), System("ctranslate2", "int8")]
+# The engine's encoder alone, as its share of a token.
+ENCODERS = [System("encoder", "float32"), System("encoder", "int8")]
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
@@ -160,7 +161,7 @@ def main() -> None:
     results = {"environment": environment, "floor": floor(options), "rows": []}
     for batch in options.batch:
         print(f"{options.shape}, batch {batch}", flush=True)
-        systems = [*BASELINES, *ENGINE, *([] if options.quick else BFLOAT16)]
+        systems = [*BASELINES, *ENGINE, *ENCODERS, *([] if options.quick else BFLOAT16)]
         results["rows"] += take_turns(workers, systems, options, batch, options.source, options.new_tokens)
     results["aims"] = aims(results["rows"])
     results["lengths"] = lengths(workers, options)

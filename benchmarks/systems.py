@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from early_exit import ExitPolicy
+from models.encoder import packed_encoder
 from models.shapes import shape_config
 from models.t5 import EarlyExitT5
 
@@ -18,7 +19,7 @@ SCHEDULES = ("full", "1/2", "1/3", "1/4", "ragged")
 
 @dataclass(frozen=True)
 class System:
-    """generate, ctranslate2 or engine, in a precision; schedule: where the engine's tokens leave."""
+    """generate, ctranslate2, engine or its encoder alone, in a precision; schedule: where tokens leave."""
 
     name: str
     precision: str = "float32"
@@ -51,6 +52,9 @@ def decoder(
     if system.name == "ctranslate2":
         return _ctranslate2(system, shape, source, new_tokens, threads)
     model = random_model(shape)
+    if system.name == "encoder":
+        encoder = packed_encoder(model, system.precision)
+        return torch.no_grad()(lambda: encoder(input_ids=source))
     options = {"input_ids": source, "max_new_tokens": new_tokens}
     if system.name == "engine":
         options["exit_policy"] = policy(system.schedule, model.num_exits, len(source), new_tokens)
