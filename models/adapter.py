@@ -7,25 +7,48 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from early_exit.heads import HeadWeights, head_kind
 from early_exit.linear import pack, usable_precision
 from early_exit.weights import DecoderWeights, LayerWeights
+from models.exit_heads import packed_head
 from models.packing import made_once
 
 
 def packed_decoder(model, positions: int, precision: str) -> DecoderWeights:
     """`decoder_weights` of a model, packed once and kept until its weights change."""
-    longest = 1 << (positions - 1).bit_length()  # so that growing lengths do not pack again and again
     parameters = [*model.decoder.parameters(), model.lm_head.weight]
     weights = made_once(
-        model, ("decoder", precision), parameters, lambda: decoder_weights(model, longest, precision)
+        model, ("decoder", precision), parameters, lambda: decoder_weights(model, 1, precision)
     )
-    if weights.longest < positions:
-        with_bias = [
-            replace(layer, bias=_position_bias(model.decoder, number, longest).to(weights.dtype))
-            for number, layer in enumerate(weights.layers)
-        ]
-        weights = replace(weights, layers=tuple(with_bias))
-    return weights
+    longest = 1 << (positions - 1).bit_length()  # growing lengths do not compute biases again and again
+    biases = made_once(
+        model,
+        ("position biases", precision, longest),
+        parameters,
+        lambda: [
+            _position_bias(model.decoder, number, longest).to(weights.dtype)
+            for number in range(len(weights.layers))
+        ],
+    )
+    layers = (replace(layer, bias=bias) for layer, bias in zip(weights.layers, biases, strict=True))
+    return replace(weights, layers=tuple(layers))
+
+
+def packed_exit_head(
+    model, measure: str | None, weights: DecoderWeights, precision: str
+) -> HeadWeights | None:
+    """The exit head that a measure names, for the decoder of `weights`; None where it names none.
+
+    Raises ValueError where the model lacks it, or has it from another model.
+    """
+    if measure is None or head_kind(measure) is None:
+        return None
+
+    def make() -> HeadWeights:
+        model.check_exit_heads(measure)
+        return packed_head(model.exit_heads[measure], weights.norm_floor, weights.dtype, precision)
+
+    return made_once(model, ("exit head", measure, precision), model.parameters(), make)
 
 
 def decoder_weights(model, positions: int, precision: str = "float32") -> DecoderWeights:

@@ -20,10 +20,11 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.engine import decode
+from early_exit.heads import head_kind
 from early_exit.policy import ExitPolicy
 from early_exit.reference import decode_reference
 from early_exit.rows import on_device
-from models.adapter import packed_decoder, precision_of
+from models.adapter import packed_decoder, packed_exit_head, precision_of
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -86,14 +87,17 @@ def early_exit_generate(
         ends = stopping_criteria(sequences[:, :length], None)[places]
         return tokens, ends.cpu().numpy()
 
+    policy, precision = exit_policy or ExitPolicy(), precision_of(model, engine_precision)
+    weights = packed_decoder(model, generation_config.max_length, precision)
     decoded = decode(
-        packed_decoder(model, generation_config.max_length, precision_of(model, engine_precision)),
+        weights,
         model_kwargs["encoder_outputs"].last_hidden_state,
         model_kwargs.get("attention_mask"),
         input_ids,
-        exit_policy or ExitPolicy(),
+        policy,
         next_tokens,
         max_new_tokens=generation_config.max_length - prefix_length,
+        exit_head=packed_exit_head(model, policy.measure, weights, precision),
     )
     sequences = sequences[:, :length]
     if not generation_config.return_dict_in_generate:
@@ -121,6 +125,8 @@ def reference_generate(
     policy = exit_policy or ExitPolicy()
     rows = len(input_ids)
     policy.check_rows(rows)
+    if policy.measure is not None and head_kind(policy.measure) is not None:
+        model.check_exit_heads(policy.measure)
 
     def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
         # Some processors belong to a place in the batch, such as those that know its sources: they see

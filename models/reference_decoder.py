@@ -3,6 +3,8 @@
 It runs transformers' own blocks, so that reference decoding inherits their arithmetic.
 """
 
+import copy
+
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
@@ -66,3 +68,11 @@ class ReferenceDecoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._model.exit_logits(hidden)
+
+    def head_logits(self, head: str, layer: int, states: Tensor) -> Tensor:
+        return self._model.exit_heads[head](layer, states)[:, -1]
+
+    def fork(self) -> "ReferenceDecoder":
+        other = copy.copy(self)
+        other._cache = copy.deepcopy(self._cache)
+        return other

@@ -2,14 +2,16 @@
 
 Subclasses of transformers' own models: an exit adds no weights, it reads a decoder layer's hidden
 state through the final layer norm and the LM head that the model has anyway. So a checkpoint saved
-from here is a plain T5 checkpoint.
+from here is a plain T5 checkpoint. Exit heads, where there are any, are further tensors in it, which T5's own
+class leaves alone.
 
 References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     LongT5ForConditionalGeneration,
     MT5ForConditionalGeneration,
@@ -22,8 +24,11 @@ from transformers.utils import ModelOutput
 from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from models.adapter import precision_of
+from models.calibrated import CALIBRATED, calibrated_policy
 from models.encoder import packed_encoder
+from models.exit_heads import ExitHeads, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
+from models.head_training import head_training_loss
 
 
 @dataclass
@@ -35,7 +40,33 @@ class JointLossOutput(ModelOutput):
 
 
 class EarlyExitMixin:
-    """What an exit after every decoder layer adds to a T5-family model. Layers count from 1 to L."""
+    """What an exit after every decoder layer adds to a T5-family model. Layers count from 1 to L.
+
+    exit_heads: the trained confidence classifiers, by name; `config.exit_heads` says of each how it was made.
+    """
+
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        names = getattr(config, "exit_heads", None) or {}
+        self.exit_heads = nn.ModuleDict({name: new_exit_heads(config, name) for name in names})
+
+    def add_exit_heads(self, name: str, shared: bool = False) -> ExitHeads:
+        """New, untrained heads under a name of `early_exit.heads`, in the place of any that were there.
+
+        shared: one head for all layers. Raises ValueError for a name that is none.
+        """
+        made = {"shared": shared, "backbone": fingerprint(self)}
+        self.config.exit_heads = {**(getattr(self.config, "exit_heads", None) or {}), name: made}
+        self.exit_heads[name] = new_exit_heads(self.config, name).to(self.device)
+        return self.exit_heads[name]
+
+    def check_exit_heads(self, name: str) -> None:
+        """Raises ValueError where the model has no heads of that name, or has them from another model."""
+        if name not in self.exit_heads:
+            there = ", ".join(sorted(self.exit_heads)) or "none"
+            raise ValueError(f"the model has no exit head {name!r}; it has: {there}")
+        if self.config.exit_heads[name]["backbone"] != fingerprint(self):
+            raise ValueError(f"exit head {name!r} was trained on a model with other weights: train it again")
 
     @property
     def num_exits(self) -> int:
@@ -64,22 +95,39 @@ class EarlyExitMixin:
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         exit_loss: str | None = None,
+        exit_head_loss: tuple[str, Sequence[str]] | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        encoder_outputs=None,
+        decoder_attention_mask: Tensor | None = None,
         **kwargs,
     ):
-        """transformers' forward, or with `exit_loss` the joint training loss over all exits.
+        """transformers' forward, or with `exit_loss` the joint training loss over all exits, or with
+        `exit_head_loss` that of exit heads.
+
+        exit_head_loss: a name of `early_exit.head_losses.HEAD_LOSSES` and the names of the heads, see
+        `models.head_training`.
 
         exit_loss: a name of `early_exit.losses.LAYER_WEIGHTINGS`. The loss is then a sum over
         tokens divided by `num_items_in_batch` (by the number of unmasked labels if None), which
         makes it right under gradient accumulation; no logits are returned.
         """
+        # Encoder outputs and the decoder's mask are named because `generate` takes no others.
+        if exit_head_loss is not None:
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            loss, names = exit_head_loss
+            return head_training_loss(self, names, loss, inputs, num_items_in_batch)
         if exit_loss is None:
             return super().forward(
-                input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                labels=labels,
+                encoder_outputs=encoder_outputs,
+                decoder_attention_mask=decoder_attention_mask,
+                **kwargs,
             )
         if labels is None:
             raise ValueError("exit_loss needs labels")
-        states = self._exit_states(input_ids, attention_mask, labels, **kwargs)
+        states = self._exit_states(input_ids, attention_mask, labels, encoder_outputs, **kwargs)
         loss, exit_losses = joint_cross_entropy(
             [state.flatten(0, 1) for state in states],  # each [batch * length, d_model]
             self.lm_head.weight,
@@ -106,16 +154,28 @@ class EarlyExitMixin:
             use_cache=False,
             output_hidden_states=True,
         )
+        return self.head_inputs(outputs)
+
+    def head_inputs(self, outputs) -> list[Tensor]:
+        """What the LM head reads at every exit, L tensors [batch, length, d_model], of a decoder's outputs
+        with all hidden states."""
         # hidden_states: the embeddings, then every layer; only the last is normed already.
         inner = outputs.hidden_states[1:-1]
         normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in inner]
         return [self.head_input(state) for state in (*normed, outputs.last_hidden_state)]
 
     def generate(
-        self, *args, exit_policy: ExitPolicy | None = None, engine_precision: str | None = None, **kwargs
+        self,
+        *args,
+        exit_policy: ExitPolicy | str | None = CALIBRATED,
+        engine_precision: str | None = None,
+        **kwargs,
     ):
         """transformers' `generate`; with `exit_policy`, tokens leave where the policy says.
 
+        exit_policy: None for transformers' own decoding. By default the policy that a calibration has
+        certified and left in the model's configuration, if one has: its guarantee then holds for prompts
+        like those it was calibrated with, and a call that is outside of it warns.
         Greedy decoding and sampling, logits processors and stopping criteria work as ever; beams are
         refused. With `return_dict_in_generate=True` the result holds exit layers and confidences,
         see `models.generation.EarlyExitOutput`.
@@ -123,6 +183,8 @@ class EarlyExitMixin:
         engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
         None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
         """
+        if exit_policy == CALIBRATED:
+            exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
         if exit_policy is not None:
             if kwargs.get("streamer") is not None:
                 raise ValueError("early exit does not stream; leave out the streamer")

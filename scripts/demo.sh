@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The main job on the embedded corpus: trains a small T5 with a loss at every exit, evaluates every static
-# exit and softmax exits over thresholds, and ends with the table. About ten minutes on two cores, once the
-# requirements are installed; what an earlier call has finished is reused.
+# The main job on the embedded corpus: trains a small T5 with a loss at every exit and an exit head on top,
+# evaluates every static exit, softmax exits and those of the head over thresholds, and ends with a calibrated
+# threshold and its verdict. About fifteen minutes on two cores, once the requirements are installed; what an
+# earlier call has finished is reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -15,12 +16,23 @@ THRESHOLDS=${THRESHOLDS:-0.1 0.3 0.5 0.7 0.9 0.97}
 if [ ! -e "$FOLDER/model/train_results.json" ]; then
   OUTPUT_DIR=$FOLDER/model MAX_STEPS=${MAX_STEPS:-650} bash scripts/train.sh
 fi
-# Both write into one folder: points of the same model and data share a table.
-MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/sweep bash scripts/static_layer.sh
-MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS bash scripts/softmax_threshold.sh
+if [ ! -e "$FOLDER/heads/eval_results.json" ]; then
+  MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/heads HEADS=MLP EVAL_BATCH_SIZE=16 \
+    MAX_TRAIN_SAMPLES=${HEAD_SAMPLES:-4000} \
+    bash scripts/confidence_classifier_training.sh --overwrite_output_dir
+fi
+# All write into one folder: points of the same model and data share a table.
+export MODEL=$FOLDER/heads
+OUTPUT_DIR=$FOLDER/sweep bash scripts/static_layer.sh
+OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS bash scripts/softmax_threshold.sh
+OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS HEADS=MLP bash scripts/confidence_classifier_training_eval.sh
 "$PYTHON" -m util.plots "$FOLDER/sweep/sweep.json" "$FOLDER/sweep/sweep.png"
 
 echo
-echo "Model, with its tokenizer:  $FOLDER/model"
+THRESHOLDS="" EVAL_BATCH_SIZE=16 SAMPLES=${SAMPLES:-300} HELD_OUT=${HELD_OUT:-300} OUTPUT_DIR=$FOLDER/calibration \
+  bash calibration_run.sh --save_calibration False
+echo
+echo "Model, with its tokenizer:  $FOLDER/heads"
 echo "Results of every setting:   $FOLDER/sweep/sweep.json (also .csv, .md)"
 echo "Figure:                     $FOLDER/sweep/sweep.png"
+echo "Calibration:                $FOLDER/calibration/calibration.json"

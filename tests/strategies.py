@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from hypothesis import strategies as st
 
-from early_exit import ExitPolicy
+from early_exit import MEASURES, ExitPolicy
+from tests.tiny import HEADS
 
 layers = st.integers(1, 4)
 
@@ -14,7 +15,7 @@ policies = st.one_of(
     st.builds(ExitPolicy, static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor)),
     st.builds(
         ExitPolicy,
-        measure=st.just("softmax"),
+        measure=st.sampled_from([*MEASURES, *HEADS]),
         threshold=st.floats(0, 1),
         min_layer=st.integers(0, 5),
         position_temperature=st.one_of(st.none(), st.floats(0, 8)),

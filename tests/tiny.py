@@ -5,6 +5,7 @@ from transformers import LongT5Config, MT5Config, T5Config, UMT5Config
 
 from models.t5 import EarlyExitLongT5, EarlyExitMT5, EarlyExitT5, EarlyExitUMT5
 
+HEADS = ("vanilla_classifier", "MLP", "transformer_MLP_64", "transformer_linear_7", "transformer_MLP_128")
 _SIZES = {
     "vocab_size": 97,
     "d_model": 32,
@@ -48,6 +49,12 @@ def tiny_model(family: str = "t5", seed: int = 0):
     # Position embeddings alone make random decoders periodic; noise on the norms varies the layers.
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
+    for number, name in enumerate(HEADS):
+        heads = model.add_exit_heads(name, shared=number == 1)
+        for head in heads.heads:
+            head.output.weight.data *= 3  # spreads their confidences
+        heads.agreed += torch.tensor([3, 4, 6])
+        heads.seen += 9
     return model
 
 

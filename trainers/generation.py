@@ -99,7 +99,7 @@ class GenerationTrainer(Seq2SeqTrainer):
             begin = self._clock()
             sequences, exit_layers = self._generate(inputs)
             seconds += self._clock() - begin
-            for place, (tokens, layers) in enumerate(self._without_padding(sequences, exit_layers)):
+            for place, (tokens, layers) in enumerate(self.without_padding(sequences, exit_layers)):
                 index = indices[number * self.args.eval_batch_size + place]
                 row_labels = (
                     None if labels is None else [token for token in labels[place].tolist() if token >= 0]
@@ -119,7 +119,7 @@ class GenerationTrainer(Seq2SeqTrainer):
         policy = self.generation.policy
         kwargs = {name: value for name, value in self._gen_kwargs.items() if value is not None}
         if policy is None:
-            return self.model.generate(**inputs, **kwargs), None
+            return self.model.generate(**inputs, **kwargs, exit_policy=None), None
         output = self.model.generate(
             **inputs,
             **kwargs,
@@ -134,7 +134,7 @@ class GenerationTrainer(Seq2SeqTrainer):
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _without_padding(self, sequences, exit_layers):
+    def without_padding(self, sequences, exit_layers):
         """Pairs of new tokens (up to the end token, with it) and their exit layers, one a row."""
         ends = self.model.generation_config.eos_token_id
         ends = set(ends if isinstance(ends, list) else [ends])

@@ -3,11 +3,8 @@
 References: CALM, Schuster et al. 2022, section 3.3.
 """
 
-from collections import defaultdict
-
-import torch
-
 from trainers.generation import GenerationTrainer
+from trainers.loss_means import LossMeans
 
 
 class JointTrainer(GenerationTrainer):
@@ -20,7 +17,9 @@ class JointTrainer(GenerationTrainer):
     def __init__(self, *args, layer_weighting: str = "weighted_ce", **kwargs):
         super().__init__(*args, **kwargs)
         self.layer_weighting = layer_weighting
-        self._exit_losses: dict[int, list[torch.Tensor]] = defaultdict(list)
+        self._exit_losses = LossMeans()
+        if layer_weighting != "last_ce":  # the checkpoint says how its exits were trained
+            self.model.config.exit_loss = layer_weighting
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The joint loss: a sum over tokens divided by the tokens of the whole step, on all devices."""
@@ -32,13 +31,10 @@ class JointTrainer(GenerationTrainer):
             # Several GPUs in one process give several losses an exit.
             exit_losses = outputs.exit_losses.view(-1, self.model.num_exits).nanmean(0)
             for layer, exit_loss in enumerate(exit_losses, start=1):
-                self._exit_losses[layer].append(exit_loss)
+                self._exit_losses.add(f"exit_{layer}_loss", exit_loss)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         if "loss" in logs:
-            means = {layer: torch.stack(losses).mean().item() for layer, losses in self._exit_losses.items()}
-            self._exit_losses.clear()
-            # Exits without weight are not computed.
-            logs |= {f"exit_{layer}_loss": round(mean, 4) for layer, mean in means.items() if mean == mean}
+            logs |= self._exit_losses.take()
         super().log(logs, *args, **kwargs)

@@ -2,14 +2,20 @@
 
 A measure is a pure function of what one layer shows; `MEASURES` names them. To add one, write the
 function, name it there, and add it to the parametrised test in tests/early_exit/test_confidence.py.
+Exit heads are measures too, named by their kind and width (`early_exit.heads`).
 
 References: CALM, Schuster et al. 2022, section 3.5.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from early_exit.heads import HEAD_NAMES, head_kind
 
 
 @dataclass(frozen=True)
@@ -17,13 +23,17 @@ class LayerView:
     """What a measure may look at after a decoder layer.
 
     hidden, previous: [rows, d_model], the raw outputs of this layer and of the one before.
-    logits: returns the exit's logits [rows, vocabulary]. A call, because they cost several decoder
-    layers: a measure that does not ask for them does not pay for them.
+    The rest are calls, because they cost: a measure that does not ask for them does not pay for them.
+    logits: the exit's logits [rows, vocabulary]. head: the layer's exit head, [rows], log-odds that this
+    exit agrees with full depth, as if half of the exits here did. final_tokens:
+    [rows] int64, the likeliest token at full depth; runs all deeper layers.
     """
 
     hidden: Tensor
     previous: Tensor
     logits: Callable[[], Tensor]
+    head: Callable[[], Tensor]
+    final_tokens: Callable[[], Tensor]
 
 
 Measure = Callable[[LayerView], Tensor]
@@ -39,13 +49,49 @@ def softmax_response(logits: Tensor) -> Tensor:
     return top2[:, 0] - top2[:, 1]
 
 
+def softmax_max(logits: Tensor) -> Tensor:
+    """Probability of the likeliest token. [rows, vocabulary] → [rows], float32 in [0, 1]."""
+    return logits.float().softmax(-1).amax(-1)
+
+
+def negentropy(logits: Tensor) -> Tensor:
+    """1 − H / log V, with H the entropy of the softmax over V >= 2 tokens.
+
+    logits: [rows, V]. Returns [rows], float32 in [0, 1].
+    """
+    log_probabilities = logits.float().log_softmax(-1)
+    entropy = torch.special.entr(log_probabilities.exp()).sum(-1)
+    return (1 - entropy / math.log(logits.shape[-1])).clamp(0, 1)
+
+
+def state_saturation(hidden: Tensor, previous: Tensor) -> Tensor:
+    """Cosine similarity of two layers' outputs, 0 where it is negative: CALM's "hidden-state saturation"
+    (section 3.5). [rows, d_model] twice → [rows], float32 in [0, 1]."""
+    return cosine_similarity(hidden.float(), previous.float(), dim=-1).clamp(0, 1)
+
+
+def agreement(logits: Tensor, final_tokens: Tensor) -> Tensor:
+    """1 where this exit's likeliest token is full depth's, 0 elsewhere: the upper bound of all measures.
+
+    logits: [rows, vocabulary]; final_tokens: [rows] int64. Returns [rows], float32.
+    """
+    return (logits.argmax(-1) == final_tokens).float()
+
+
 MEASURES: dict[str, Measure] = {
     "softmax": lambda view: softmax_response(view.logits()),
+    "softmax_max": lambda view: softmax_max(view.logits()),
+    "entropy": lambda view: negentropy(view.logits()),
+    "hidden_state": lambda view: state_saturation(view.hidden, view.previous),
+    "oracle": lambda view: agreement(view.logits(), view.final_tokens()),
 }
+KNOWN_MEASURES = ", ".join([*MEASURES, *HEAD_NAMES])
 
 
 def get_measure(name: str) -> Measure:
-    """The measure of that name. Raises ValueError with the known names."""
-    if name not in MEASURES:
-        raise ValueError(f"unknown confidence measure {name!r}; known: {', '.join(MEASURES)}")
-    return MEASURES[name]
+    """The measure of that name. Raises ValueError with the known names, or for a head's impossible width."""
+    if name in MEASURES:
+        return MEASURES[name]
+    if head_kind(name) is not None:
+        return lambda view: view.head().float().sigmoid()
+    raise ValueError(f"unknown confidence measure {name!r}; known: {KNOWN_MEASURES}")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.memory import SourceMemory, TokenMemory, check_memory
+from early_exit.heads import HeadRun, HeadWeights
+from early_exit.memory import ExitStates, SourceMemory, TokenMemory, check_memory
 from early_exit.policy import ExitPolicy
 from early_exit.rows import Rows, on_device
 from early_exit.weights import DecoderWeights, normed
@@ -50,6 +51,7 @@ def decode(
     next_tokens: NextTokens,
     max_new_tokens: int,
     row_sources: np.ndarray | None = None,
+    exit_head: HeadWeights | None = None,
 ) -> DecodedBatch:
     """Decodes a batch.
 
@@ -59,6 +61,7 @@ def decode(
     prefix: [rows, n >= 1] int64, what decoding starts from; all but its last token run at full depth.
     next_tokens: gets the numbers of the unfinished rows [active] and their logits [active, vocabulary];
         returns their tokens [active] int64 and which of them end [active] bool, on the host.
+    exit_head: the exit head that the policy's measure names, if it does.
 
     Raises ValueError where thresholds, sources or positions do not fit, for a source that is empty or all
     padding, for memories that the device cannot hold, and for NaN confidences.
@@ -69,8 +72,8 @@ def decode(
     _check_sources(source, source_mask, row_sources, rows)
     if positions > weights.longest:
         raise ValueError(f"{positions} positions; the weights were packed for {weights.longest}")
-    check_memory(weights, rows, positions, *source.shape[:2])
-    run = _Run(weights, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens)
+    check_memory(weights, exit_head, rows, positions, *source.shape[:2])
+    run = _Run(weights, exit_head, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens)
     for position in range(prefix.shape[1] - 1):
         run.full_depth(prefix[:, position])
     tokens = prefix[:, -1]
@@ -104,7 +107,15 @@ class _Run:
     """
 
     def __init__(
-        self, weights, source, source_mask, row_sources, policy: ExitPolicy, prefix_length, new_tokens
+        self,
+        weights,
+        exit_head,
+        source,
+        source_mask,
+        row_sources,
+        policy: ExitPolicy,
+        prefix_length,
+        new_tokens,
     ):
         rows = len(row_sources)
         if isinstance(policy.threshold, Tensor):
@@ -113,7 +124,9 @@ class _Run:
         self._policy = policy
         self._measure = None if policy.measure is None else get_measure(policy.measure)
         self._last_layer = policy.last_layer(len(weights.layers))
-        self._tokens = TokenMemory(weights, rows, prefix_length + new_tokens)
+        self._exit_states = ExitStates(weights, rows, prefix_length + new_tokens)
+        self._tokens = TokenMemory(weights, self._exit_states)
+        self._head = None if exit_head is None else HeadRun(exit_head, self._exit_states)
         self._sources = SourceMemory(weights, source.float(), source_mask, row_sources)
         self._device = source.device
         self.active = np.arange(rows)
@@ -129,6 +142,8 @@ class _Run:
         hidden = self._weights.embed(tokens)
         for layer in range(1, self._last_layer + 1):
             hidden = self._run_layer(layer, self._rows, hidden)
+            if self._head is not None and self._policy.tries_exit(layer, len(self._weights.layers)):
+                self._head.logits(layer, self._rows, self._position, hidden)  # which later tokens attend to
         self._position += 1
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -143,7 +158,7 @@ class _Run:
             asks = self._policy.tries_exit(layer, len(self._weights.layers))
             if not asks and planned is None and layer < self._last_layer:
                 continue
-            view = LayerView(hidden, previous, _Once(self._logits, hidden))
+            view = self._view(layer, rows, hidden, previous)
             active = self.active[inside]
             if planned is not None:
                 leaves = planned[active] == layer
@@ -157,7 +172,7 @@ class _Run:
             chosen = None if leaves.all() else on_device(leaves.nonzero()[0], self._device)
             states = hidden if chosen is None else hidden[chosen]
             if layer < self._last_layer:
-                self._tokens.leave(rows.of(leaves), self._position, states)
+                self._exit_states.leave(rows.of(leaves), self._position, states)
             known = view.logits.value  # a measure that asked for logits has computed these
             if known is None:
                 later.append((inside[leaves], states))
@@ -178,7 +193,10 @@ class _Run:
         """Takes rows that have ended, [active] bool, out of the batch."""
         self.active, self._rows = self.active[~ends], self._rows.of(~ends)
         if 0 < len(self.active) <= _COMPACT_BELOW * self._tokens.rows:
+            self._exit_states.keep(self._rows.places)
             self._tokens.keep(self._rows.places)
+            if self._head is not None:
+                self._head.keep(self._rows.places)
             self._sources.keep(self._rows.places)
             self._rows = Rows(np.arange(len(self.active)), self._sources.row_sources, self._device)
 
@@ -206,6 +224,21 @@ class _Run:
         elif self._weights.activation is not None:
             inner = self._weights.activation(inner)
         return weights.feed_forward_out.add(inner, hidden)
+
+    def _view(self, layer: int, rows: Rows, hidden: Tensor, previous: Tensor) -> LayerView:
+        def head() -> Tensor:
+            if self._head is None:
+                raise ValueError(f"decoding with measure {self._policy.measure!r} needs its exit head")
+            return self._head.logits(layer, rows, self._position, hidden)
+
+        def final_tokens() -> Tensor:
+            deepest = hidden
+            for deeper in range(layer + 1, self._last_layer + 1):
+                deepest = self._run_layer(deeper, rows, deepest)
+                self._tokens.forget(deeper - 1, rows, self._position)  # the token may still leave here
+            return self._logits(deepest).argmax(-1)
+
+        return LayerView(hidden, previous, _Once(self._logits, hidden), head, final_tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._weights.head(normed(hidden, self._weights.norm_floor)).float()

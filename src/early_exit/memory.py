@@ -1,6 +1,6 @@
 """What a batch attends to: keys and values of its own tokens, and of its sources.
 
-Self-attention's cache is filled lazily. A token that left at layer l hands no keys and values to the
+The cache of its own tokens is filled lazily. A token that left at layer l hands no keys and values to the
 deeper layers; it leaves its state behind, and a deeper layer that a later token reaches computes them
 then, for all waiting tokens of all rows in one product. That gives what CALM's immediate copying gives
 (section 3.1), and nothing is computed for layers that no later token reaches.
@@ -10,13 +10,16 @@ Which positions wait is known on the host, so nothing here waits for the device.
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from early_exit.linear import Linear
 from early_exit.rows import Rows, on_device, select
 from early_exit.weights import DecoderWeights, normed
 
@@ -35,9 +38,9 @@ class _KeysAndValues:
         _, self._rows, self._heads, self._positions, self._head_dim = tensor.shape
 
     @classmethod
-    def empty(cls, weights: DecoderWeights, rows: int, positions: int) -> "_KeysAndValues":
+    def empty(cls, weights: "AttentionWeights", rows: int, positions: int) -> "_KeysAndValues":
         shape = (2, rows, weights.heads, positions, weights.head_dim)
-        return cls(torch.empty(shape, dtype=weights.dtype, device=weights.embedding.device))
+        return cls(torch.empty(shape, dtype=weights.dtype, device=weights.norm_floor.device))
 
     def rows(self, places: slice | Tensor) -> tuple["_KeysAndValues", int, int]:
         """Where some rows are: the keys and values that hold them next to each other, the first's number
@@ -72,13 +75,48 @@ class _KeysAndValues:
         return keys, self.tensor.as_strided(shape, strides, (self._rows + first) * of_row)
 
 
-class TokenMemory:
-    """Keys and values of the rows' own tokens at every layer, and the states of tokens that left."""
+class LayerAttention(Protocol):
+    """Self-attention of one layer. keys_values: d_model → 2 * inner of what `normed` gives; bias: [heads,
+    positions] by distance, 0 last, or None."""
+
+    keys_values: Linear
+    bias: Tensor | None
+
+
+class AttentionWeights(Protocol):
+    """Layers that attend to the tokens before: those of a decoder, or of an exit head."""
+
+    layers: Sequence[LayerAttention]
+    heads: int
+    head_dim: int
+    norm_floor: Tensor
+    dtype: torch.dtype
+
+
+class ExitStates:
+    """The states that tokens left with, [rows, positions, d_model]."""
 
     def __init__(self, weights: DecoderWeights, rows: int, positions: int):
+        self.tensor = torch.empty(rows, positions, weights.d_model, device=weights.embedding.device)
+
+    def leave(self, rows: Rows, position: int, states: Tensor) -> None:
+        """Keeps the exit states [len(rows), d_model] of the tokens at a position."""
+        for members, places, _ in rows.token_stretches:
+            self.tensor[places, position] = states[members]
+
+    def keep(self, places: np.ndarray) -> None:
+        """Drops all rows but these."""
+        self.tensor = select(self.tensor, places)
+
+
+class TokenMemory:
+    """Keys and values of the rows' own tokens at every layer; of tokens that left, from their exit states."""
+
+    def __init__(self, weights: AttentionWeights, exit_states: ExitStates):
         self._weights = weights
+        self._exit_states = exit_states
+        rows, positions, _ = exit_states.tensor.shape
         self._caches = [_KeysAndValues.empty(weights, rows, positions) for _ in weights.layers]
-        self._exit_states = torch.empty(rows, positions, weights.d_model, device=weights.embedding.device)
         # So many leading positions have keys and values: in every row, by layer; and by layer and row, which
         # counts where it is more.
         self._filled_in_all = [0] * len(weights.layers)
@@ -87,11 +125,6 @@ class TokenMemory:
     @property
     def rows(self) -> int:
         return self._filled.shape[1]
-
-    def leave(self, rows: Rows, position: int, states: Tensor) -> None:
-        """Keeps the exit states [len(rows), d_model] of the tokens at a position."""
-        for members, places, _ in rows.token_stretches:
-            self._exit_states[places, position] = states[members]
 
     def fill(self, layer: int, rows: Rows, position: int) -> None:
         """Gives the layer's keys and values to all positions before `position` that wait for them.
@@ -119,27 +152,33 @@ class TokenMemory:
             at_rows = np.repeat(rows.places, counts)
             starts = np.repeat(first - (np.cumsum(counts) - counts), counts)
             at_positions = np.arange(len(at_rows)) + starts
-            device = self._exit_states.device
+            device = self._exit_states.tensor.device
             where = (on_device(at_rows, device), on_device(at_positions, device))
-        states = self._exit_states[where]  # [..., d_model]
+        states = self._exit_states.tensor[where]  # [..., d_model]
         projected = self._weights.layers[layer].keys_values(
             normed(states.reshape(-1, states.shape[-1]), self._weights.norm_floor)
         )  # [waiting, 2 * inner]
         heads, head_dim = self._weights.heads, self._weights.head_dim
         by_position[where] = projected.view(*states.shape[:-1], 2, heads, head_dim)
 
+    def forget(self, layer: int, rows: Rows, position: int) -> None:
+        """Takes back what the layer keeps of the rows' tokens at `position`: they wait again."""
+        self._filled_in_all[layer] = min(self._filled_in_all[layer], position)
+        self._filled[layer, rows.places] = np.minimum(self._filled[layer, rows.places], position)
+
     def attend(self, layer: int, rows: Rows, position: int, projected: Tensor) -> Tensor:
         """Self-attention of the tokens at `position`, whose keys and values it keeps.
 
-        projected: [n, 3 * inner], queries, keys and values. Returns [n, inner].
+        projected: [n, 3 * inner or more], queries, keys and values first. Returns [n, inner].
         """
         heads, head_dim = self._weights.heads, self._weights.head_dim
         rows_at_hand, inner, length = len(projected), heads * head_dim, position + 1
-        bias = self._weights.layers[layer].bias
-        bias = bias[None, :, None, bias.shape[1] - length :]  # [1, heads, 1, length]
-        queries = projected.as_strided((rows_at_hand, heads, 1, head_dim), (3 * inner, head_dim, 1, 1))
+        bias, width = self._weights.layers[layer].bias, projected.shape[1]
+        if bias is not None:
+            bias = bias[None, :, None, bias.shape[1] - length :]  # [1, heads, 1, length]
+        queries = projected.as_strided((rows_at_hand, heads, 1, head_dim), (width, head_dim, 1, 1))
         own = projected.as_strided(  # keys and values [2, n, heads, head_dim]
-            (2, rows_at_hand, heads, head_dim), (inner, 3 * inner, head_dim, 1), inner
+            (2, rows_at_hand, heads, head_dim), (inner, width, head_dim, 1), inner
         )
         attended = []
         whole = len(rows.token_stretches) == 1
@@ -155,7 +194,6 @@ class TokenMemory:
     def keep(self, places: np.ndarray) -> None:
         """Drops all rows but these."""
         self._caches = [cache.keep(places) for cache in self._caches]
-        self._exit_states = select(self._exit_states, places)
         self._filled = self._filled[:, places]
 
 
@@ -227,11 +265,21 @@ class SourceMemory:
             self._caches[layer].tensor[:, where] = projected  # [2, part, heads, length, head_dim]
 
 
-def check_memory(weights: DecoderWeights, rows: int, positions: int, sources: int, length: int) -> None:
-    """Raises ValueError where both memories of a batch would need more than the device has free."""
+def check_memory(
+    weights: DecoderWeights,
+    exit_head: AttentionWeights | None,
+    rows: int,
+    positions: int,
+    sources: int,
+    length: int,
+) -> None:
+    """Raises ValueError where the memories of a batch would need more than the device has free."""
     inner, layers = weights.heads * weights.head_dim, len(weights.layers)
     needed = 2 * layers * inner * weights.dtype.itemsize * (rows * positions + sources * length)
     needed += 4 * rows * positions * weights.d_model  # the states of tokens that left
+    if exit_head is not None:
+        inner, layers = exit_head.heads * exit_head.head_dim, len(exit_head.layers)
+        needed += 2 * layers * inner * exit_head.dtype.itemsize * rows * positions
     free = free_memory(weights.embedding.device)
     if needed > free:
         raise ValueError(

@@ -8,6 +8,7 @@ exit layer, and give these layers' keys and values).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -38,6 +39,13 @@ class DecoderSteps(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Output of any layer [1, d_model] → logits of its exit [1, vocabulary]."""
 
+    def head_logits(self, head: str, layer: int, states: Tensor) -> Tensor:
+        """Log-odds [1] of a layer's exit head at the last of the states [1, n, d_model] that all tokens so
+        far had there: the layer's output, or the exit state of a token that left before."""
+
+    def fork(self) -> "DecoderSteps":
+        """A copy; what it runs does not change this one."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -66,18 +74,21 @@ def decode_reference(
         [1] and whether the sequence ends with it.
     """
     last_layer = policy.last_layer(decoder.num_layers)
+    history = {layer: [] for layer in range(1, last_layer + 1)}  # a state [1, d_model] a token so far
     for token in prefix[:-1]:
         hidden = decoder.embed(token[None])
         for layer in range(1, last_layer + 1):
             hidden = decoder.run_layer(layer, hidden)
+            history[layer].append(hidden)
 
     tokens, exit_layers, confidences = prefix, [], []
     for position in range(max_new_tokens):
         hidden, layer, confidence = _run_until_exit(
-            decoder, decoder.embed(tokens[-1:]), policy, position, max_new_tokens
+            decoder, decoder.embed(tokens[-1:]), history, policy, position, max_new_tokens
         )
         for skipped in range(layer + 1, last_layer + 1):
             decoder.fill_layer(skipped, hidden)
+            history[skipped].append(hidden)
         token, ends = next_token(tokens[None], decoder.logits(hidden))
         tokens = torch.cat([tokens, token])
         exit_layers.append(layer)
@@ -93,17 +104,42 @@ def decode_reference(
 
 
 def _run_until_exit(
-    decoder: DecoderSteps, hidden: Tensor, policy: ExitPolicy, position: int, max_new_tokens: int
+    decoder: DecoderSteps,
+    hidden: Tensor,
+    history: dict[int, list[Tensor]],
+    policy: ExitPolicy,
+    position: int,
+    max_new_tokens: int,
 ) -> tuple[Tensor, int, float]:
-    """Runs a token's layers. Returns its exit state [1, d_model], exit layer and confidence there."""
+    """Runs a token's layers, which are added to the history. Returns its exit state [1, d_model], exit
+    layer and confidence there."""
     planned = policy.planned_layers(position, rows=1)
     last_layer = policy.last_layer(decoder.num_layers) if planned is None else int(planned[0])
     for layer in range(1, last_layer + 1):
         previous, hidden = hidden, decoder.run_layer(layer, hidden)
+        history[layer].append(hidden)
         if not policy.tries_exit(layer, decoder.num_layers):
             continue
-        view = LayerView(hidden, previous, logits=lambda state=hidden: decoder.logits(state))
+        view = LayerView(
+            hidden,
+            previous,
+            logits=partial(decoder.logits, hidden),
+            head=partial(_head_logits, decoder, policy.measure, layer, history[layer]),
+            final_tokens=partial(_final_tokens, decoder, layer, hidden),
+        )
         confidence = get_measure(policy.measure)(view)  # [1]
         if policy.exits(confidence, position, max_new_tokens).item():
             return hidden, layer, confidence.item()
     return hidden, last_layer, float("nan")
+
+
+def _head_logits(decoder: DecoderSteps, head: str, layer: int, states: list[Tensor]) -> Tensor:
+    return decoder.head_logits(head, layer, torch.stack(states, dim=1))
+
+
+def _final_tokens(decoder: DecoderSteps, layer: int, hidden: Tensor) -> Tensor:
+    """The likeliest token [1] at full depth, from the output of a layer."""
+    fork = decoder.fork()
+    for deeper in range(layer + 1, decoder.num_layers + 1):
+        hidden = fork.run_layer(deeper, hidden)
+    return fork.logits(hidden).argmax(-1)

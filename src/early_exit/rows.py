@@ -75,16 +75,18 @@ def stretches(places: np.ndarray, device: torch.device) -> list[Stretch]:
     firsts = np.concatenate([[0], np.flatnonzero(np.diff(places)) + 1])
     counts = np.diff(np.append(firsts, len(places)))
     shared = places[firsts]
+    apart = np.diff(shared) != 1
     breaks = np.diff(counts) != 0
     if device.type == "cpu":
-        breaks |= np.diff(shared) != 1
-    starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
+        breaks |= apart
+    starts = [0, *(np.flatnonzero(breaks) + 1).tolist()]
+    firsts, counts = firsts.tolist(), counts.tolist()
     result = []
-    for start, end in zip(starts, np.append(starts[1:], len(shared)), strict=True):
-        each, first, number = int(counts[start]), int(firsts[start]), int(end - start)
-        together = shared[end - 1] - shared[start] == number - 1 and (np.diff(shared[start:end]) == 1).all()
-        if together:
-            where = slice(int(shared[start]), int(shared[start]) + number)
+    for start, end in zip(starts, [*starts[1:], len(shared)], strict=True):
+        each, first, number = counts[start], firsts[start], end - start
+        if device.type == "cpu" or not apart[start : end - 1].any():
+            place = int(shared[start])
+            where = slice(place, place + number)
         else:
             where = on_device(shared[start:end], device)
         result.append(Stretch(slice(first, first + number * each), where, each))

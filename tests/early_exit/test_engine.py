@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from early_exit import ExitPolicy, decode, memory
-from models.adapter import decoder_weights
+from models.adapter import decoder_weights, packed_exit_head
 from tests.tiny import MODELS
 
 WEIGHTS = decoder_weights(MODELS["t5"], positions=16)
@@ -61,24 +61,34 @@ def test_memories_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
     with pytest.raises(
         ValueError, match=r"7 tokens over 2 sources of 500000 take 1\.0 GiB, 0\.0 GiB are free"
     ):
-        memory.check_memory(WEIGHTS, rows=2, positions=7, sources=2, length=500_000)
+        memory.check_memory(WEIGHTS, None, rows=2, positions=7, sources=2, length=500_000)
 
 
-def test_the_estimate_of_memory_is_what_the_memories_take():
+@pytest.mark.parametrize("name", [None, "MLP", "transformer_MLP_64"])
+def test_the_estimate_of_memory_is_what_the_memories_take(name):
     rows, positions, sources, length = 3, 7, 2, 5
-    tokens = memory.TokenMemory(WEIGHTS, rows, positions)
-    own = sum(cache.tensor.nbytes for cache in tokens._caches) + tokens._exit_states.nbytes
+    head = None if name is None else packed_exit_head(MODELS["t5"], name, WEIGHTS, "float32")
+    states = memory.ExitStates(WEIGHTS, rows, positions)
+    caches = memory.TokenMemory(WEIGHTS, states)._caches
+    if head is not None:
+        caches += memory.TokenMemory(head, states)._caches
+    own = sum(cache.tensor.nbytes for cache in caches) + states.tensor.nbytes
     cross = sum(memory._KeysAndValues.empty(WEIGHTS, sources, length).tensor.nbytes for _ in WEIGHTS.layers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "free_memory", lambda device: own + cross)
-        memory.check_memory(WEIGHTS, rows, positions, sources, length)
+        memory.check_memory(WEIGHTS, head, rows, positions, sources, length)
         patch.setattr(memory, "free_memory", lambda device: own + cross - 1)
         with pytest.raises(ValueError, match="decode fewer rows at a time"):
-            memory.check_memory(WEIGHTS, rows, positions, sources, length)
+            memory.check_memory(WEIGHTS, head, rows, positions, sources, length)
 
 
 def test_free_memory_is_that_of_this_machine():
     assert 2**20 < memory.free_memory(torch.device("cpu")) < 2**46
+
+
+def test_a_head_that_is_not_given_is_missed():
+    with pytest.raises(ValueError, match="measure 'MLP' needs its exit head"):
+        decode_some(policy=ExitPolicy(measure="MLP", threshold=0.5))
 
 
 def test_nan_confidences_are_reported():

@@ -9,14 +9,15 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 
 from early_exit import ExitPolicy
 from models.generation import reference_generate
+from tests.early_exit.test_confidence import DEFINITIONS
 from tests.strategies import policies
-from tests.tiny import FAMILIES, MODELS, TOLERANCES
+from tests.tiny import FAMILIES, HEADS, MODELS, TOLERANCES
 
 
 @torch.no_grad()
 def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: int):
     """CALM's semantics spelled out: every layer keeps the states it was given, and a new token runs the
-    layer over all of them again. One source without padding; softmax confidence; greedy.
+    layer over all of them again. One source without padding; greedy.
 
     Returns a list of (token, exit layer, confidence)."""
     source = model.encoder(input_ids=input_ids).last_hidden_state
@@ -36,18 +37,34 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
             if layer in (static_layer, num_layers):
                 exit_layer = layer
             elif policy.measure and max(policy.min_layer, 1) <= layer:
-                first, second = model.exit_logits(state)[0, 0].softmax(-1).topk(2).values.tolist()
+                seen = confidence_from_lists(model, policy.measure, layer, given_states, state, source)
                 threshold = policy.threshold
                 if policy.position_temperature is not None:
                     decay = math.exp(-policy.position_temperature * position / max_new_tokens)
                     threshold *= 0.9 + 0.1 * decay
-                if first - second > threshold:
-                    exit_layer, confidence = layer, first - second
+                if seen > threshold:
+                    exit_layer, confidence = layer, seen
         token = model.exit_logits(state).argmax(-1)
         result.append((token.item(), exit_layer, confidence))
         if token.item() == 1:
             break
     return result
+
+
+def confidence_from_lists(model, measure, layer, given_states, state, source) -> float:
+    """The measure's definition after a layer, from the states that all layers were given and its output."""
+    head = final = None
+    if measure in HEADS:
+        outputs = torch.cat([given_states[layer + 1], state], dim=1)  # exit states of tokens that left before
+        head = model.exit_heads[measure](layer, outputs)[0, -1].item()
+    if measure == "oracle":
+        deeper_state = state
+        for deeper in range(layer + 1, model.num_exits + 1):
+            states = torch.cat([given_states[deeper], deeper_state], dim=1)
+            deeper_state = run_layer_over_all(model, deeper, states, source)
+        final = model.exit_logits(deeper_state).argmax(-1).item()
+    lists = (each[0, 0].tolist() for each in (state, given_states[layer][:, -1:], model.exit_logits(state)))
+    return DEFINITIONS["vanilla_classifier" if measure in HEADS else measure](*lists, head, final)
 
 
 def run_layer_over_all(model, layer, states, source):

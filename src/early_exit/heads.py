@@ -1,0 +1,105 @@
+"""Exit heads: small classifiers that tell from a layer's state whether its exit agrees with full depth.
+
+This is their side at decoding. A head reads the state as `early_exit.weights.normed` gives it, or one causal
+attention layer over the states that all tokens so far had at its layer. A token that left before is seen
+there with its exit state, as self-attention sees it, and keys and values are kept the same way: a token costs
+one step.
+
+References: CALM, Schuster et al. 2022, section 3.5 (linear head).
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from early_exit.linear import Linear
+from early_exit.memory import ExitStates, TokenMemory
+from early_exit.rows import Rows
+from early_exit.weights import normed
+
+HEAD_NAMES = ("vanilla_classifier", "MLP", "transformer_MLP_<width>", "transformer_linear_<width>")
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """attention_width: of the attention layer, None for a head without; mlp: whether a hidden layer of the
+    width of its input, with max(0, ·), comes before the last, linear one."""
+
+    attention_width: int | None
+    mlp: bool
+
+
+def head_kind(name: str) -> HeadKind | None:
+    """The kind of head that a measure's name stands for, None where it stands for none.
+
+    Raises ValueError for a width that is no whole number from 1 on.
+    """
+    if name in ("vanilla_classifier", "MLP"):
+        return HeadKind(None, mlp=name == "MLP")
+    match = re.fullmatch(r"transformer_(MLP|linear)_(.*)", name)
+    if match is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]*", match[2]):
+        raise ValueError(f"exit head {name!r}: width {match[2]!r} is not a whole number from 1 on")
+    return HeadKind(int(match[2]), mlp=match[1] == "MLP")
+
+
+@dataclass(frozen=True)
+class LayerHead:
+    """The head of one layer. `inner` is heads * head_dim.
+
+    projections: d_model → 4 * inner of what `normed` gives: queries, keys, values, and the token's own part,
+    which attention is added to; None without attention. keys_values: the second and third of them.
+    hidden: features → features with max(0, ·), or None. output: [features] and offset: scalar, float32.
+    """
+
+    projections: Linear | None
+    keys_values: Linear | None
+    hidden: Linear | None
+    output: Tensor
+    offset: Tensor
+    bias: None = None  # of positions: attention here has none
+
+
+@dataclass(frozen=True)
+class HeadWeights:
+    """The exit heads of layers 1 to L − 1, packed for decoding; a shared head stands there L − 1 times."""
+
+    layers: tuple[LayerHead, ...]
+    heads: int
+    head_dim: int
+    norm_floor: Tensor
+    dtype: torch.dtype
+
+
+class HeadRun:
+    """An exit head while a batch is decoded. Rows and positions count as in `TokenMemory`."""
+
+    def __init__(self, weights: HeadWeights, exit_states: ExitStates):
+        self._weights = weights
+        attends = weights.layers[0].projections is not None
+        self._memory = TokenMemory(weights, exit_states) if attends else None
+
+    def logits(self, layer: int, rows: Rows, position: int, hidden: Tensor) -> Tensor:
+        """Log-odds [n] float32 that the exit after `layer` (from 1) agrees with full depth.
+
+        hidden: [n, d_model], the layer's output for the tokens at `position`, whose keys and values the
+        head keeps.
+        """
+        head = self._weights.layers[layer - 1]
+        features = normed(hidden, self._weights.norm_floor)
+        if self._memory is not None:
+            self._memory.fill(layer - 1, rows, position)
+            projected = head.projections(features)  # [n, 4 * inner]
+            attended = self._memory.attend(layer - 1, rows, position, projected)
+            features = projected[:, 3 * attended.shape[1] :] + attended
+        if head.hidden is not None:
+            features = head.hidden(features)
+        return features.float() @ head.output + head.offset
+
+    def keep(self, places) -> None:
+        """Drops all rows but these."""
+        if self._memory is not None:
+            self._memory.keep(places)

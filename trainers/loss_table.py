@@ -1,0 +1,160 @@
+"""Loss tables: what every prompt loses at every threshold, at the price of a few passes.
+
+Each prompt is encoded once. Thresholds are taken from the highest on, and with a strict "confidence > λ" a
+text decoded at λ is the text at every lower threshold down to the highest confidence that did not exit: it is
+copied there. Once no δ can still be certified further down, the rest of the grid is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers.modeling_outputs import BaseModelOutput
+
+from early_exit import ExitPolicy
+from models.encoder import packed_encoder
+from trainers.generation import GenerationTrainer
+
+# Confidences are float32 and divided by the threshold's decay: closer than this to λ, a text is decoded anew.
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Text:
+    """A decoded prompt. tokens: new ones with the end token; layers: mean decoder layers a token;
+    highest_kept: the highest confidence that did not exit, comparable with λ."""
+
+    tokens: list[int]
+    layers: float
+    highest_kept: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """One threshold of a loss table: losses, quality and layers, [prompts] each; decoded: how many prompts
+    were decoded for it, the others are copies."""
+
+    losses: list[float]
+    quality: list[float]
+    layers: list[float]
+    decoded: int
+
+
+def padded_batch(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows [length, …] of different length as one tensor [rows, longest, …], and its mask [rows, longest]."""
+    padded = pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows], device=padded.device)
+    return padded, (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).long()
+
+
+class PromptDecoder:
+    """Decodes this process's share of the prompts, whose sources are encoded once for each precision."""
+
+    def __init__(self, trainer: GenerationTrainer, dataset):
+        """dataset: rows of `input_ids`; trainer: gives model, batch size and decoding limits."""
+        self._trainer, self._model = trainer, trainer.model
+        arguments = trainer.args
+        self.indices = list(range(arguments.process_index, len(dataset), arguments.world_size))
+        self._inputs = [
+            torch.tensor(dataset[index]["input_ids"], device=arguments.device) for index in self.indices
+        ]
+        self._batch, self._max_length = arguments.eval_batch_size, arguments.generation_max_length
+        self._sources: dict[str, list[Tensor]] = {}
+        self._model.eval()
+
+    def decode(self, wanted: Sequence[int], policy: ExitPolicy, precision: str) -> list[Text]:
+        """Texts of some of its prompts, by their number among `indices`."""
+        sources = self._encoded(precision)
+        texts: list[Text] = []
+        for first in range(0, len(wanted), self._batch):
+            states = [sources[number] for number in wanted[first : first + self._batch]]
+            padded, mask = padded_batch(states)
+            output = self._model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=padded),
+                attention_mask=mask,
+                max_length=self._max_length,
+                exit_policy=policy,
+                engine_precision=precision,
+                return_dict_in_generate=True,
+            )
+            rows = self._trainer.without_padding(output.sequences, output.exit_layers)
+            texts += [
+                Text(tokens, sum(layers) / max(1, len(layers)), kept)
+                for (tokens, layers), kept in zip(rows, output.highest_kept.tolist(), strict=True)
+            ]
+        return texts
+
+    @torch.no_grad()
+    def _encoded(self, precision: str) -> list[Tensor]:
+        """Encoder states [length, d_model] of every prompt."""
+        if precision not in self._sources:
+            encoder, states = packed_encoder(self._model, precision), []
+            for first in range(0, len(self._inputs), self._batch):
+                inputs = self._inputs[first : first + self._batch]
+                padded, mask = padded_batch(inputs)
+                batch = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
+                states += [row[: len(own)] for row, own in zip(batch, inputs, strict=True)]
+            self._sources[precision] = states
+        return self._sources[precision]
+
+
+# Loss and quality of a prompt, from its number, its early and its full text.
+Score = Callable[[int, list[int], list[int]], tuple[float, float]]
+
+
+class LossTable:
+    """The columns of a loss table, built in turn. A column is a setting: policy and precision.
+
+    full: texts of the full model, exits off, in float32, of this process's prompts.
+    """
+
+    def __init__(self, decoder: PromptDecoder, score: Score):
+        self._decoder, self._score = decoder, score
+        self._everyone = range(len(decoder.indices))
+        self.full = decoder.decode(self._everyone, ExitPolicy(), "float32")
+        self._texts: list[Text | None] = [None] * len(decoder.indices)
+        self._chain: tuple | None = None
+
+    def column(self, policy: ExitPolicy, precision: str = "float32") -> Column:
+        """Decodes a setting. Copies where the last one differs by a higher threshold alone."""
+        if policy == ExitPolicy() and precision == "float32":
+            return self._scored(self.full, len(self.full))
+        chain = (replace(policy, threshold=0.0), precision)
+        if chain != self._chain:
+            self._texts, self._chain = [None] * len(self._texts), chain
+        changed = [
+            number
+            for number, text in enumerate(self._texts)
+            if text is None or text.highest_kept > policy.threshold - _ROUNDING
+        ]
+        for number, text in zip(changed, self._decoder.decode(changed, policy, precision), strict=True):
+            self._texts[number] = text
+        return self._scored(self._texts, len(changed))
+
+    def _scored(self, texts: Sequence[Text], decoded: int) -> Column:
+        rows = [
+            (index, *self._score(index, text.tokens, full.tokens), text.layers)
+            for index, text, full in zip(self._decoder.indices, texts, self.full, strict=True)
+        ]
+        return _together(rows, decoded)
+
+
+def _together(rows: list[tuple], decoded: int) -> Column:
+    """A column from the rows (prompt, loss, quality, layers) of all processes, each prompt once."""
+    if torch.distributed.is_initialized():
+        shares = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, (rows, decoded))
+        rows = [row for share, _ in shares for row in share]
+        decoded = sum(count for _, count in shares)
+    by_prompt = {row[0]: row[1:] for row in rows}
+    losses, quality, layers = zip(*(by_prompt[prompt] for prompt in sorted(by_prompt)), strict=True)
+    return Column(list(losses), list(quality), list(layers), decoded)
+
+
+def as_array(columns: Sequence[Column | None], prompts: int) -> np.ndarray:
+    """Losses [prompts, columns], NaN for columns that were not evaluated."""
+    empty = [np.nan] * prompts
+    return np.array([empty if column is None else column.losses for column in columns]).T

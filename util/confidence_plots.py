@@ -1,0 +1,97 @@
+"""Figures that compare confidence measures, from result files.
+
+python -m util.confidence_plots sweep.json eval_results.json FOLDER
+
+sweep.json: of evaluations by static layers and by measures; eval_results.json: of a training of exit heads.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from util.files import read_json
+from util.plots import plot_sweep, points_by_kind
+
+Points = list[dict[str, Any]]
+
+
+def plot_confidence_time(points: Points) -> Figure:
+    """Milliseconds that each measure takes for one token at one layer.
+
+    Where no token leaves (λ = 1) every measure is asked at L − 1 layers: what such a token takes beyond one
+    of static exits at layer L, over L − 1.
+    """
+    layers = len(points[0]["metrics"]["eval_exit_layer_counts"])
+    times = {point["setting"]: point["metrics"]["eval_ms_per_token"] for point in points}
+    full = times[f"static {layers}"]
+    measured = {
+        kind: (times[f"{kind} λ=1.0"] - full) / (layers - 1)
+        for kind in points_by_kind(points)
+        if f"{kind} λ=1.0" in times and kind != "oracle"  # which runs all layers to ask its question
+    }
+    figure = Figure(figsize=(6.4, 0.35 * len(measured) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(list(measured), list(measured.values()))
+    axes.bar_label(bars, fmt="%.3f", padding=3, fontsize=8)
+    axes.axvline(full / layers, color="0.4", linestyle="--", label="a token's time at full depth, over L")
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("ms per token and layer")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def plot_reliability(heads: dict[str, dict[str, dict[str, Any]]]) -> Figure:
+    """A panel an exit head: share of tokens that agree with full depth against confidence, a line a layer.
+
+    heads: name → layer → `head_quality.quality`. The size of a dot grows with its share of tokens.
+    """
+    columns = min(3, len(heads))
+    rows = -(-len(heads) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.0 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    for panel in panels[len(heads) :]:
+        panel.set_visible(False)
+    for panel, (name, layers) in zip(panels, heads.items(), strict=False):
+        panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for layer, quality in layers.items():
+            bins = [each for each in quality["reliability"] if each[0]]
+            tokens = sum(count for count, _, _ in bins)
+            _, confidence, share = zip(*bins, strict=True)
+            (line,) = panel.plot(confidence, share, linewidth=1, label=f"layer {layer}")
+            sizes = [4 + 120 * count / tokens for count, _, _ in bins]
+            panel.scatter(confidence, share, s=sizes, color=line.get_color(), alpha=0.7)
+        panel.set_title(name, fontsize=9)
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    figure.supxlabel("confidence")
+    figure.supylabel("share that agrees with full depth")
+    return figure
+
+
+def main() -> None:
+    """Draws all figures of a comparison into a folder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("heads", type=Path)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    arguments = parser.parse_args()
+    sweep, results = read_json(arguments.sweep), read_json(arguments.heads)
+    if sweep is None or results is None:
+        parser.error(f"{arguments.sweep if sweep is None else arguments.heads}: no such file")
+    figures = {
+        "layers": plot_sweep(sweep["points"]),
+        "time": plot_sweep(sweep["points"], x="eval_ms_per_token"),
+        "confidence_time": plot_confidence_time(sweep["points"]),
+        "reliability": plot_reliability(results["eval_heads"]),
+    }
+    for name, figure in figures.items():
+        figure.savefig(arguments.folder / f"{name}.png", dpi=160)
+
+
+if __name__ == "__main__":
+    main()
