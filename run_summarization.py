@@ -11,11 +11,14 @@
 Or with one JSON or YAML file of the same names: `python run_summarization.py settings.yaml`.
 """
 
+import json
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
@@ -27,21 +30,32 @@ from transformers import (
 from transformers.utils import logging
 from yaml import YAMLError
 
+from early_exit.heads import head_kind
 from models.loading import load_model, new_model
-from trainers.generation import GenerationSettings
+from run_calibration import LOSS_TABLE_FILE, calibrate_exits, calibration_settings
+from trainers.generation import GenerationSettings, GenerationTrainer
+from trainers.heads import HeadTrainer
 from trainers.joint import JointTrainer
-from util.arguments import DataArguments, ExitArguments, ModelArguments, check_arguments
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.calibration_arguments import CalibrationArguments
+from util.calibration_data import calibration_texts, save_training_documents
+from util.check_arguments import check_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
 from util.metrics import rouge_of_tokens, sentence_splitter
-from util.results import SweepTable, provenance, write_results
+from util.results import SweepTable, heads_table, provenance, write_results
 from util.run_folder import check_free, finish_sweep, finish_training, prepare_sweep, prepare_training
 from util.settings import run_settings, sweep_settings
 from util.tokenizer import train_tokenizer
 
 logger = logging.get_logger(__name__)
-Arguments = tuple[ModelArguments, DataArguments, ExitArguments, Seq2SeqTrainingArguments]
+# Of transformers' own, where exit heads are trained: their losses are convex or nearly so and want a large
+# rate, and clipping would let one head's gradient shrink another's.
+HEAD_TRAINING_DEFAULTS = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_grad_norm": 0.0}
+Arguments = tuple[
+    ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments
+]
 
 
 def main() -> int:
@@ -56,13 +70,18 @@ def main() -> int:
 
 def parse_arguments(argv: list[str]) -> Arguments:
     """The flags, or the contents of one JSON or YAML file. Raises UsageError for bad ones."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, ExitArguments, Seq2SeqTrainingArguments))
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments)
+    )
     try:
-        if len(argv) == 1 and argv[0].endswith(".json"):
-            arguments = parser.parse_json_file(argv[0])
-        elif len(argv) == 1 and argv[0].endswith((".yaml", ".yml")):
-            arguments = parser.parse_yaml_file(argv[0])
+        if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
+            read = json.loads if argv[0].endswith(".json") else yaml.safe_load
+            settings = read(Path(argv[0]).read_text(encoding="utf-8"))
+            defaults = HEAD_TRAINING_DEFAULTS if settings.get("train_meta_cm_head") else {}
+            arguments = parser.parse_dict({**defaults, **settings})
         else:
+            if "--train_meta_cm_head" in [flag.split("=")[0] for flag in argv]:
+                parser.set_defaults(**HEAD_TRAINING_DEFAULTS)
             arguments = parser.parse_args_into_dataclasses(argv)
     except (ValueError, OSError, YAMLError, AttributeError) as error:  # AttributeError: no mapping in a file
         where = f"{argv[0]}: " if len(argv) == 1 else ""
@@ -88,18 +107,23 @@ def run(
     model_args: ModelArguments,
     data_args: DataArguments,
     exit_args: ExitArguments,
+    calibration: CalibrationArguments,
     training: Seq2SeqTrainingArguments,
 ) -> None:
     """Loads, checks, then trains, evaluates and predicts as asked. Writes nothing before all is checked."""
     logging.set_verbosity(training.get_process_log_level())
     set_seed(training.seed)
-    texts = load_texts(model_args, data_args, training)
+    texts = load_texts(model_args, data_args, calibration, training)
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
     policies = exit_args.policies(model.num_exits)
+    check_exit_heads(model, exit_args)
     folder = Path(training.output_dir)
     checkpoint = None
     with training.main_process_first(desc="preparing the output folder"):
-        if exit_args.is_sweep:
+        if calibration.do_cali:
+            context = calibration_settings(model_args, data_args, exit_args, calibration, training)
+            prepare_sweep(folder, context, exit_args.overwrite_output_dir, LOSS_TABLE_FILE)
+        elif exit_args.is_sweep:
             context = sweep_settings(model_args, data_args, exit_args, training)
             prepare_sweep(folder, context, exit_args.overwrite_output_dir)
         elif training.do_train:
@@ -111,8 +135,13 @@ def run(
     if not exit_args.is_sweep:
         trainer.generation = generation_settings(policies[0], exit_args)
     source = {**provenance(training.seed, training.device), "sentence_splitter": sentence_splitter()[1]}
+    if calibration.do_cali:
+        calibrate_exits(trainer, tokenizer, texts, model_args, data_args, exit_args, calibration, source)
+        return
     if training.do_train:
         train(trainer, tokenizer, checkpoint, source)
+        if trainer.is_world_process_zero():
+            save_training_documents(texts, model_args, folder)
     if exit_args.is_sweep:
         sweep(trainer, policies, exit_args, SweepTable(folder, source))
     elif training.do_eval:
@@ -128,8 +157,14 @@ def run(
         finish_training(folder)
 
 
-def load_texts(model_args: ModelArguments, data_args: DataArguments, training) -> dict:
-    """The splits that the run needs, by name, as documents and summaries."""
+def load_texts(
+    model_args: ModelArguments, data_args: DataArguments, calibration: CalibrationArguments, training
+) -> dict:
+    """The splits that the run needs, by name, as documents and summaries; for a calibration, those of
+    `util.calibration_data`."""
+    if calibration.do_cali:
+        with training.main_process_first(desc="reading data"):
+            return calibration_texts(model_args, data_args, calibration, training.seed)
     wanted = {
         "train": (training.do_train, data_args.max_train_samples),
         "validation": (training.do_eval, data_args.max_eval_samples),
@@ -167,7 +202,26 @@ def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[P
         raise UsageError(f"cannot load {name!r} as a T5-family model: {reason}") from error
 
 
-def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> JointTrainer:
+def check_exit_heads(model, exit_args: ExitArguments) -> None:
+    """Makes the heads that are to be trained; else raises UsageError for heads that the model lacks."""
+    if exit_args.train_meta_cm_head:
+        if not hasattr(model.config, "exit_loss"):
+            logger.warning(
+                "the checkpoint does not say that its exits were trained (--output_hidden_states_decoder "
+                "True): if they were not, lower layers hardly ever agree with full depth"
+            )
+        for name in exit_args.measures:
+            model.add_exit_heads(name, shared=exit_args.share_exit_head)
+    elif exit_args.use_early_exit:
+        try:
+            for name in exit_args.measures:
+                if head_kind(name) is not None:
+                    model.check_exit_heads(name)
+        except ValueError as error:
+            raise UsageError(f"--exit_conf_type: {error}") from error
+
+
+def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> GenerationTrainer:
     """The trainer for training and evaluation, over tokenized texts."""
     lengths = {"train": data_args.max_target_length, "validation": data_args.generation_length}
     with training.main_process_first(desc="tokenizing"):
@@ -182,7 +236,11 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Joi
         training.generation_num_beams = data_args.num_beams
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
     rouge = rouge_of_tokens(tokenizer)
-    return JointTrainer(
+    if exit_args.train_meta_cm_head:
+        trainer = partial(HeadTrainer, heads=exit_args.measures, head_loss=exit_args.exit_head_loss)
+    else:
+        trainer = partial(JointTrainer, layer_weighting=exit_args.layer_weighting)
+    return trainer(
         model=model,
         args=training,
         train_dataset=tokens.get("train"),
@@ -190,7 +248,6 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Joi
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
         compute_metrics=lambda rows: rouge(rows.predictions, rows.label_ids),
-        layer_weighting=exit_args.layer_weighting,
     )
 
 
@@ -204,7 +261,7 @@ def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:
     )
 
 
-def train(trainer: JointTrainer, tokenizer, checkpoint: Path | None, source: dict) -> None:
+def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source: dict) -> None:
     """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results."""
     if checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
@@ -217,7 +274,7 @@ def train(trainer: JointTrainer, tokenizer, checkpoint: Path | None, source: dic
     report(trainer, "train", result.metrics, len(trainer.train_dataset), source)
 
 
-def sweep(trainer: JointTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
+def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
     """Evaluates the policies that the table lacks; the table is rewritten after each."""
     for policy in [policy for policy in policies if policy not in table]:
         trainer.generation = generation_settings(policy, exit_args)
@@ -229,7 +286,7 @@ def sweep(trainer: JointTrainer, policies: list, exit_args: ExitArguments, table
         print(table)
 
 
-def predict(trainer: JointTrainer, tokenizer, examples, source: dict) -> None:
+def predict(trainer: GenerationTrainer, tokenizer, examples, source: dict) -> None:
     """Generates for the test examples and writes generated_predictions.txt, one summary a line."""
     output = trainer.predict(examples, metric_key_prefix="predict")
     report(trainer, "predict", output.metrics, len(examples), source)
@@ -239,12 +296,15 @@ def predict(trainer: JointTrainer, tokenizer, examples, source: dict) -> None:
         write_text(Path(trainer.args.output_dir) / "generated_predictions.txt", "\n".join(lines) + "\n")
 
 
-def report(trainer: JointTrainer, split: str, metrics: dict, samples: int, source: dict) -> None:
+def report(trainer: GenerationTrainer, split: str, metrics: dict, samples: int, source: dict) -> None:
     """Prints the metrics of a split and writes its result files."""
     metrics[f"{split}_samples"] = samples
     if trainer.is_world_process_zero():
         print(f"***** {split} *****")
         for name, value in sorted(metrics.items()):
+            if name.endswith("_heads"):
+                print(heads_table(value))
+                continue
             print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
         write_results(Path(trainer.args.output_dir), split, metrics, source)
 

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from early_exit import LAYER_WEIGHTINGS, MEASURES, PRECISIONS, ExitPolicy
+from early_exit import PRECISIONS, ExitPolicy
+from early_exit.confidence import KNOWN_MEASURES
+from early_exit.head_losses import HEAD_LOSSES
 from models.shapes import SHAPES
 from util.errors import UsageError
 
 
-def _arg(default, help: str, **metadata):
+def argument(default, help: str, **metadata):
     return field(default=default, metadata={"help": help, **metadata})
 
 
@@ -15,46 +17,48 @@ def _arg(default, help: str, **metadata):
 class ModelArguments:
     """Which model."""
 
-    model_name_or_path: str | None = _arg(None, "T5 or mT5 checkpoint: a folder or a hub id.")
-    model_shape: str | None = _arg(
+    model_name_or_path: str | None = argument(None, "T5 or mT5 checkpoint: a folder or a hub id.")
+    model_shape: str | None = argument(
         None, f"Start from random weights in this shape instead: {', '.join(SHAPES)}."
     )
-    tokenizer_name: str | None = _arg(
+    tokenizer_name: str | None = argument(
         None, "Tokenizer, if not the model's own. A model that starts from nothing trains one otherwise."
     )
-    tokenizer_vocab_size: int = _arg(2000, "Pieces of a tokenizer trained here, at most.")
-    dropout_rate: float | None = _arg(None, "Dropout in training, if not the model's own.")
-    cache_dir: str | None = _arg(None, "Where downloads are kept.")
-    model_revision: str = _arg("main", "Branch, tag or commit of a hub model.")
-    token: str | None = _arg(None, "Access token for the hub.")
-    trust_remote_code: bool = _arg(False, "Run code that a hub repository brings along.")
+    tokenizer_vocab_size: int = argument(2000, "Pieces of a tokenizer trained here, at most.")
+    dropout_rate: float | None = argument(None, "Dropout in training, if not the model's own.")
+    cache_dir: str | None = argument(None, "Where downloads are kept.")
+    model_revision: str = argument("main", "Branch, tag or commit of a hub model.")
+    token: str | None = argument(None, "Access token for the hub.")
+    trust_remote_code: bool = argument(False, "Run code that a hub repository brings along.")
 
 
 @dataclass
 class DataArguments:
     """Which documents and summaries, and how much of them."""
 
-    dataset_name: str | None = _arg(
+    dataset_name: str | None = argument(
         None, "Hub id, such as abisee/cnn_dailymail, or 'embedded' for the corpus made here."
     )
-    dataset_config_name: str | None = _arg(None, "Configuration of a hub data set, such as 3.0.0.")
-    train_file: str | None = _arg(None, "Training examples: .json, .jsonl or .csv.")
-    validation_file: str | None = _arg(None, "Examples for --do_eval.")
-    test_file: str | None = _arg(None, "Examples for --do_predict.")
-    text_column: str | None = _arg(None, "Column of the documents; found by itself in known data sets.")
-    summary_column: str | None = _arg(None, "Column of the summaries, likewise.")
-    source_prefix: str | None = _arg(None, "Put before every document, such as 'summarize: '.")
-    max_source_length: int = _arg(512, "Tokens of a document that are read; the rest is cut off.")
-    max_target_length: int = _arg(128, "Tokens of a summary in training.")
-    val_max_target_length: int | None = _arg(
+    dataset_config_name: str | None = argument(None, "Configuration of a hub data set, such as 3.0.0.")
+    train_file: str | None = argument(None, "Training examples: .json, .jsonl or .csv.")
+    validation_file: str | None = argument(None, "Examples for --do_eval.")
+    test_file: str | None = argument(None, "Examples for --do_predict.")
+    text_column: str | None = argument(None, "Column of the documents; found by itself in known data sets.")
+    summary_column: str | None = argument(None, "Column of the summaries, likewise.")
+    source_prefix: str | None = argument(None, "Put before every document, such as 'summarize: '.")
+    max_source_length: int = argument(512, "Tokens of a document that are read; the rest is cut off.")
+    max_target_length: int = argument(128, "Tokens of a summary in training.")
+    val_max_target_length: int | None = argument(
         None, "Tokens of a generated summary at most, the start token included; default --max_target_length."
     )
-    max_train_samples: int | None = _arg(None, "Use the first so many training examples.")
-    max_eval_samples: int | None = _arg(None, "Use the first so many validation examples.")
-    max_predict_samples: int | None = _arg(None, "Use the first so many test examples.")
-    num_beams: int | None = _arg(None, "Beams of transformers' own decoding; exits decode without.")
-    preprocessing_num_workers: int | None = _arg(None, "Processes that tokenize.")
-    overwrite_cache: bool = _arg(False, "Tokenize anew even where a cached result exists.")
+    max_train_samples: int | None = argument(None, "Use the first so many training examples.")
+    max_eval_samples: int | None = argument(None, "Use the first so many validation examples.")
+    max_predict_samples: int | None = argument(
+        None, "Use the first so many test examples; after a calibration, so many for its check."
+    )
+    num_beams: int | None = argument(None, "Beams of transformers' own decoding; exits decode without.")
+    preprocessing_num_workers: int | None = argument(None, "Processes that tokenize.")
+    overwrite_cache: bool = argument(False, "Tokenize anew even where a cached result exists.")
 
     @property
     def generation_length(self) -> int:
@@ -66,36 +70,47 @@ class DataArguments:
 class ExitArguments:
     """Training losses at the exits, and where tokens leave."""
 
-    output_hidden_states_decoder: bool = _arg(False, "Train with a loss at every exit.")
-    intermediate_loss_fn: str | None = _arg(
+    output_hidden_states_decoder: bool = argument(False, "Train with a loss at every exit.")
+    intermediate_loss_fn: str | None = argument(
         None, "Weights of the exits' losses: weighted_ce (i / sum, the default) or ce (equal)."
     )
-    use_early_exit: bool = _arg(False, "Tokens leave at the first layer that is confident enough.")
-    exit_conf_type: str | None = _arg(None, f"Confidence measure: {', '.join(MEASURES)}. Default softmax.")
+    use_early_exit: bool = argument(False, "Tokens leave at the first layer that is confident enough.")
+    train_meta_cm_head: bool = argument(
+        False, "Train the exit heads that --exit_conf_type names, on a model that stays as it is."
+    )
+    exit_head_loss: str = argument(
+        "independent", f"What exit heads are trained on: {', '.join(HEAD_LOSSES)} (CALM, section 3.5)."
+    )
+    share_exit_head: bool = argument(False, "Train one exit head for all layers instead of one for each.")
+    exit_conf_type: str | None = argument(
+        None,
+        f"Confidence measure: {KNOWN_MEASURES}. Default softmax. Several, separated by commas, make "
+        "a sweep, or are trained together.",
+    )
     exit_conf_threshold: list[float] | None = field(
         default=None,
         metadata={
             "help": "λ in [0, 1]: leave where confidence > λ; default 1, never. Several values make a sweep."
         },
     )
-    exit_min_layer: int = _arg(0, "No exit is tried before so many decoder layers have run.")
-    exit_position_temp: float | None = _arg(
+    exit_min_layer: int = argument(0, "No exit is tried before so many decoder layers have run.")
+    exit_position_temp: float | None = argument(
         None, "τ of the positional decay λ·(0.9 + 0.1·exp(−τ·t/T)); off if not given."
     )
     static_exit_layer: list[str] | None = field(
         default=None,
         metadata={"help": "Every token leaves at this layer, 1 to L. Several, or 'all', make a sweep."},
     )
-    engine_precision: str | None = _arg(
+    engine_precision: str | None = argument(
         None,
         f"What decoding with exits computes in, encoder included: {', '.join(PRECISIONS)}. "
         "Default: the type that the model is in.",
     )
-    deploy_scenario: bool = _arg(
+    deploy_scenario: bool = argument(
         False, "Decode as deployed and time it: a warm-up batch first, full depth through the same loop."
     )
-    use_synchronize: bool = _arg(False, "Wait for the device before the clock is read.")
-    overwrite_output_dir: bool = _arg(
+    use_synchronize: bool = argument(False, "Wait for the device before the clock is read.")
+    overwrite_output_dir: bool = argument(
         False, "Use a non-empty output folder; an interrupted run with the same settings still resumes."
     )
 
@@ -115,6 +130,12 @@ class ExitArguments:
         self.exit_conf_threshold = [float(threshold) for threshold in thresholds]
 
     @property
+    def measures(self) -> list[str]:
+        """The names given as --exit_conf_type, each once; softmax if none is."""
+        names = (self.exit_conf_type or "softmax").split(",")
+        return list(dict.fromkeys(name.strip() for name in names))
+
+    @property
     def layer_weighting(self) -> str:
         """Name of the training loss's weighting over exits (`early_exit.LAYER_WEIGHTINGS`)."""
         if not self.output_hidden_states_decoder:
@@ -130,7 +151,10 @@ class ExitArguments:
     def is_sweep(self) -> bool:
         """Whether several settings are asked for at once."""
         layers = self.static_exit_layer or []
-        return len(layers) > 1 or layers == ["all"] or len(self.exit_conf_threshold or []) > 1
+        thresholds = self.exit_conf_threshold or []
+        if self.use_early_exit and len(self.measures) > 1:
+            return True
+        return len(layers) > 1 or layers == ["all"] or len(thresholds) > 1
 
     def policies(self, num_layers: int | None) -> list[ExitPolicy]:
         """The exit policies to evaluate on a model of L layers; one unless this is a sweep.
@@ -145,11 +169,12 @@ class ExitArguments:
             elif self.use_early_exit:
                 policies = [
                     ExitPolicy(
-                        measure=self.exit_conf_type or "softmax",
+                        measure=measure,
                         threshold=threshold,
                         min_layer=self.exit_min_layer,
                         position_temperature=self.exit_position_temp,
                     )
+                    for measure in self.measures
                     for threshold in dict.fromkeys(self.exit_conf_threshold or [1.0])
                 ]
             else:
@@ -170,100 +195,3 @@ class ExitArguments:
                 raise UsageError(f"--static_exit_layer {text!r} is neither a layer number nor 'all'")
             layers.append(int(text))
         return list(dict.fromkeys(layers))
-
-
-def check_arguments(model: ModelArguments, data: DataArguments, exits: ExitArguments, training) -> None:
-    """Raises UsageError for flags that are unknown, out of range or contradict each other.
-
-    training: transformers' `Seq2SeqTrainingArguments`. What needs the model or the data is checked
-    once these are loaded.
-    """
-    if not (training.do_train or training.do_eval or training.do_predict):
-        raise UsageError("nothing to do: give at least one of --do_train, --do_eval, --do_predict")
-    if (model.model_name_or_path is None) == (model.model_shape is None):
-        raise UsageError("give exactly one of --model_name_or_path and --model_shape")
-    if model.model_shape is not None and model.model_shape not in SHAPES:
-        raise UsageError(f"unknown model shape {model.model_shape!r}; known: {', '.join(SHAPES)}")
-    if model.model_shape is not None and not training.do_train:
-        raise UsageError("--model_shape starts from random weights, so it needs --do_train")
-    _check_data_sources(data, training)
-    _check_numbers(model, data)
-    longest = training.generation_max_length or data.generation_length
-    if training.predict_with_generate and longest < 2:
-        raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
-    _check_exits(data, exits, training)
-
-
-def _check_data_sources(data: DataArguments, training) -> None:
-    files = {
-        "--train_file": data.train_file,
-        "--validation_file": data.validation_file,
-        "--test_file": data.test_file,
-    }
-    given = [flag for flag, path in files.items() if path is not None]
-    if data.dataset_name is not None and given:
-        raise UsageError(f"--dataset_name and {given[0]} contradict each other; give one source of data")
-    if data.dataset_name is not None:
-        return
-    if not given:
-        raise UsageError("no data: give --dataset_name, or --train_file, --validation_file, --test_file")
-    for wanted, flag in zip((training.do_train, training.do_eval, training.do_predict), files, strict=True):
-        if wanted and files[flag] is None:
-            raise UsageError(f"{flag} is missing")
-
-
-def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
-    if model.dropout_rate is not None and not 0 <= model.dropout_rate < 1:
-        raise UsageError(f"--dropout_rate {model.dropout_rate} is outside [0, 1)")
-    lowest = {
-        "tokenizer_vocab_size": (model.tokenizer_vocab_size, 100),
-        "max_source_length": (data.max_source_length, 1),
-        "max_target_length": (data.max_target_length, 1),
-        "val_max_target_length": (data.val_max_target_length, 2),
-        "max_train_samples": (data.max_train_samples, 1),
-        "max_eval_samples": (data.max_eval_samples, 1),
-        "max_predict_samples": (data.max_predict_samples, 1),
-        "num_beams": (data.num_beams, 1),
-    }
-    for name, (value, low) in lowest.items():
-        if value is not None and value < low:
-            raise UsageError(f"--{name} {value} is too small; allowed: {low} and above")
-
-
-def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
-    if exits.engine_precision not in (None, *PRECISIONS):
-        raise UsageError(
-            f"unknown engine precision {exits.engine_precision!r}; known: {', '.join(PRECISIONS)}"
-        )
-    if exits.engine_precision is not None and not exits.decodes_with_exits:
-        raise UsageError(
-            "--engine_precision has no effect without --deploy_scenario True, --use_early_exit True "
-            "or --static_exit_layer"
-        )
-    if exits.use_early_exit and exits.static_exit_layer is not None:
-        raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
-    if exits.exit_conf_threshold is not None and not exits.use_early_exit:
-        raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
-    if exits.exit_conf_type is not None and exits.exit_conf_type not in MEASURES:
-        raise UsageError(f"unknown --exit_conf_type {exits.exit_conf_type!r}; known: {', '.join(MEASURES)}")
-    losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
-    if exits.intermediate_loss_fn is not None and exits.intermediate_loss_fn not in losses:
-        raise UsageError(
-            f"unknown --intermediate_loss_fn {exits.intermediate_loss_fn!r}; known: {', '.join(losses)}"
-        )
-    if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
-        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
-    if training.fp16:
-        raise UsageError("--fp16 is not supported: T5 overflows in it; use --bf16")
-    if training.label_smoothing_factor:
-        raise UsageError("--label_smoothing_factor is not supported by the losses at the exits")
-    beams = data.num_beams or training.generation_num_beams or 1
-    if exits.decodes_with_exits and beams > 1:
-        raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")
-    if exits.decodes_with_exits and not training.predict_with_generate:
-        raise UsageError("exit flags take effect in generation: add --predict_with_generate")
-    if exits.is_sweep and not training.do_eval:
-        raise UsageError("several thresholds or layers make a sweep, which needs --do_eval")
-    if exits.is_sweep and (training.do_train or training.do_predict):
-        raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
-    exits.policies(num_layers=None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from util.files import read_json
@@ -15,38 +16,58 @@ from util.files import read_json
 matplotlib.use("Agg")
 
 
-def plot_sweep(points: list[dict[str, Any]]) -> Figure:
+_AXES = {
+    "eval_block_avg": "mean decoder layers per token (block_avg)",
+    "eval_ms_per_token": "ms per token, encoder included",
+}
+_NAMED_KINDS = 3  # with more kinds of exits the settings are not written at the points
+
+
+def points_by_kind(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The points of static exits and of each measure; points: of a sweep.json."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        kinds.setdefault(point["setting"].split()[0], []).append(point)
+    return kinds
+
+
+def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figure:
     """ROUGE-L against mean decoder layers a token, a line for static exits and one for each measure.
 
-    points: of a sweep.json, `{"setting": name, "metrics": {...}}`.
+    points: of a sweep.json, `{"setting": name, "metrics": {...}}`. x: another metric to draw it against.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    kinds = points_by_kind(points)
+    crowded = len(kinds) > _NAMED_KINDS
+    figure = Figure(figsize=(7.6, 5.4) if crowded else (6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    families: dict[str, list[dict[str, Any]]] = {}
-    for point in points:
-        families.setdefault(point["setting"].split()[0], []).append(point)
-    for name, members in families.items():
-        members = sorted(members, key=lambda point: point["metrics"]["eval_block_avg"])
-        layers = [point["metrics"]["eval_block_avg"] for point in members]
+    for number, (name, members) in enumerate(kinds.items()):
+        members = sorted(members, key=lambda point: point["metrics"][x])
+        across = [point["metrics"][x] for point in members]
         rouge = [point["metrics"]["eval_rougeL"] for point in members]
         is_static = name == "static"
         label = "static exits, layer" if is_static else f"{name} exits, λ"
-        axes.plot(layers, rouge, marker="o" if is_static else "s", label=label)
-        for point, x, y in zip(members, layers, rouge, strict=True):
+        marker = "o" if is_static else "svD^<>pPX*"[number % 10]
+        style = {"marker": marker, "markersize": 5}
+        if crowded:  # more kinds than the default colours tell apart
+            style["color"] = "black" if is_static else colormaps["tab20"](number % 20)
+        axes.plot(across, rouge, label=label, **style)
+        for point, place, y in zip(members, across, rouge, strict=True):
+            if crowded and not is_static:
+                continue
             axes.annotate(
                 point["setting"].removeprefix(name).strip().removeprefix("λ="),
-                (x, y),
+                (place, y),
                 xytext=(4, -12) if is_static else (0, 7),  # thresholds stand close: upright, above
                 textcoords="offset points",
                 rotation=0 if is_static else 90,
                 ha="left" if is_static else "center",
                 fontsize=7,
             )
-    axes.set_xlabel("mean decoder layers per token (block_avg)")
+    axes.set_xlabel(_AXES[x])
     axes.set_ylabel("ROUGE-L")
     axes.margins(x=0.06, y=0.14)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", fontsize=8 if crowded else None)
     return figure
 
 

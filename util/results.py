@@ -36,6 +36,7 @@ TABLE_METRICS = {
     "ROUGE-Lsum": "eval_rougeLsum",
     "block_avg": "eval_block_avg",
     "tokens/s": "eval_tokens_per_second",
+    "ms/token": "eval_ms_per_token",
 }
 
 
@@ -120,6 +121,18 @@ def markdown_table(rows: list[list[str]]) -> str:
 
     separator = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([line(rows[0]), separator, *map(line, rows[1:])])
+
+
+def heads_table(heads: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """What evaluation says of exit heads, `name → layer → quality`, a row each."""
+    columns = ("agreement", "auroc", "brier", "ece")
+    rows = [["exit head", "layer", *columns]]
+    for name, layers in heads.items():
+        for layer, quality in layers.items():
+            figures = [quality[column] for column in columns]
+            cells = ("" if figure is None else f"{figure:.3f}" for figure in figures)
+            rows.append([name, str(layer), *cells])
+    return markdown_table(rows)
 
 
 def csv_text(rows: list[list[str]]) -> str:

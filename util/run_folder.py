@@ -40,11 +40,11 @@ def finish_training(folder: Path) -> None:
     write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
 
 
-def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool) -> None:
+def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points: str = SWEEP_FILE) -> None:
     """Readies the folder for a sweep. Its points stay where the context is the same: it goes on, or grows.
 
-    context: what all points share. A finished sweep starts anew with `overwrite`. Raises UsageError where
-    the folder is in use otherwise.
+    context: what all points share; points: name of the file that holds them. A finished sweep starts anew
+    with `overwrite`. Raises UsageError where the folder is in use otherwise.
     """
     earlier = read_json(folder / _SWEEP_RUN_FILE)
     goes_on = (
@@ -52,7 +52,7 @@ def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool) -> Non
     )
     if not goes_on:
         check_free(folder, overwrite, _why(earlier, context))
-        (folder / SWEEP_FILE).unlink(missing_ok=True)
+        (folder / points).unlink(missing_ok=True)
     write_json(folder / _SWEEP_RUN_FILE, {"settings": context, "finished": False})
 
 

@@ -21,7 +21,7 @@ def fails_with(capsys, flags, message):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--exit_conf_type", "sofmax"], "unknown --exit_conf_type 'sofmax'; known: softmax"),
+        (["--exit_conf_type", "sofmax"], "unknown confidence measure 'sofmax'; known: softmax,"),
         ([*EARLY, "--exit_conf_threshold", "1.2"], "threshold 1.2 is outside [0, 1]"),
         ([*EARLY, "--exit_conf_threshold", "-0.5"], "threshold -0.5 is outside [0, 1]"),
         ([*EARLY, "--exit_conf_threshold", "nan"], "threshold nan is outside [0, 1]"),

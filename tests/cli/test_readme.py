@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +43,8 @@ def test_paths_exist():
 
 
 def test_scripts_are_valid_shell():
-    for script in [*Path(ROOT / "scripts").glob("*.sh"), ROOT / ".ci" / "run"]:
+    scripts = [*ROOT.glob("*.sh"), *(ROOT / "scripts").glob("*.sh"), *(ROOT / "benchmarks").glob("*.sh")]
+    for script in [*scripts, ROOT / ".ci" / "run"]:
         assert os.system(f"bash -n {shlex.quote(str(script))}") == 0, script
 
 

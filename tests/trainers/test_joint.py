@@ -17,7 +17,9 @@ FLAGS = (
     "--model_shape tiny --tokenizer_vocab_size 300 --source_prefix summarize: --max_source_length 40 "
     "--max_target_length 24 --do_train --output_hidden_states_decoder True "
     "--intermediate_loss_fn weighted_ce "
-    "--max_steps 6 --learning_rate 0.01 --logging_steps 1 --lr_scheduler_type constant --report_to none "
+    # SGD, because Adam makes a whole step of a gradient that is rounding noise.
+    "--max_steps 6 --optim sgd --learning_rate 0.1 --logging_steps 1 --lr_scheduler_type constant "
+    "--report_to none "
     "--do_eval --predict_with_generate --static_exit_layer 2 --use_cpu --disable_tqdm True --save_strategy no"
 ).split()
 SPLITS = {
@@ -68,7 +70,7 @@ def test_loss_gradient_and_weights_do_not_depend_on_the_split(runs, split):
     assert len(losses) == 6
     torch.testing.assert_close(split_losses, losses, rtol=2e-3, atol=2e-3)  # logs round to 4 digits
     for name, weight in weights.items():
-        torch.testing.assert_close(split_weights[name], weight, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(split_weights[name], weight, rtol=1e-4, atol=1e-4)
 
 
 def test_evaluation_by_two_processes_counts_every_example_once(runs):

@@ -49,7 +49,7 @@ def test_a_sweep_remembers_its_points(tmp_path):
     points = json.loads((tmp_path / "sweep.json").read_text())["points"]
     assert [(point["setting"], point["seed"]) for point in points] == [("static 1", 1), ("static 2", 2)]
     assert (tmp_path / "sweep.csv").read_text().splitlines()[1:] == [
-        "static 1,1.00,,33.33,,2.50,",
-        "static 2,1.00,,33.33,,2.50,",
+        "static 1,1.00,,33.33,,2.50,,",
+        "static 2,1.00,,33.33,,2.50,,",
     ]
     assert (tmp_path / "sweep.md").read_text() == f"{again}\n"

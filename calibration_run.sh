@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Finds the lowest threshold whose mean loss stays within δ with probability 1 − ε, checks it on prompts not used,
+# and leaves the verdict in OUTPUT_DIR/calibration.json, beside the checkpoint, and in its configuration, which
+# `generate` reads. Without settings: the embedded corpus, whose model is trained first. An interrupted run goes on.
+#   MODEL=save/e2e_unseen/model VALIDATION_FILE=save/e2e_split/unseen.json DELTAS="0.05 0.1" bash calibration_run.sh
+set -euo pipefail
+source "$(dirname "$0")/scripts/settings.sh"
+export PYTHON
+
+MODEL=${MODEL:-$TRAINED_MODEL}
+OUTPUT_DIR=${OUTPUT_DIR:-save/calibration}
+MEASURE=${MEASURE:-softmax}
+CONSISTENCY=${CONSISTENCY:-textual}   # or risk
+DELTAS=${DELTAS:-0.1}
+EPSILON=${EPSILON:-0.05}
+THRESHOLDS=${THRESHOLDS:-}            # empty: 1.0, 0.98, … 0.9, 0.85, … 0.05
+SAMPLES=${SAMPLES:-500}
+HELD_OUT=${HELD_OUT:-500}
+MIN_LAYER=${MIN_LAYER:-1}
+
+if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
+  OUTPUT_DIR=$MODEL bash scripts/train.sh
+fi
+CALIBRATION_FLAGS=()
+# shellcheck disable=SC2206 # a list of words
+[ -z "$THRESHOLDS" ] || CALIBRATION_FLAGS+=(--thresholds $THRESHOLDS)
+# shellcheck disable=SC2086 # DELTAS is a list of words
+"$PYTHON" run_summarization.py \
+  --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
+  --output_dir "$OUTPUT_DIR" \
+  --do_cali True --predict_with_generate --deploy_scenario True --use_synchronize True \
+  --per_device_eval_batch_size "$EVAL_BATCH_SIZE" \
+  --max_calibrate_samples "$SAMPLES" --max_predict_samples "$HELD_OUT" \
+  --use_early_exit True --exit_conf_type "$MEASURE" --exit_min_layer "$MIN_LAYER" \
+  --calibrate_delta $DELTAS --calibrate_epsilon "$EPSILON" --consistency_type "$CONSISTENCY" \
+  "${CALIBRATION_FLAGS[@]}" \
+  "$@"

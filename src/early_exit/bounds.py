@@ -1,0 +1,125 @@
+"""Is a mean loss at most δ? p-values and upper confidence bounds from losses of a calibration set.
+
+Every function assumes losses in [0, 1] that are independent draws of one distribution (for a prompt each:
+prompts drawn at random, no duplicates, none chosen after a look at its loss). The null hypothesis is that
+their mean exceeds δ; a p-value below ε rejects it with a false alarm in at most a share ε of calibration
+sets. What invalidates that: losses reordered after a look at them (WSR depends on the order), the minimum of
+p-values of two bounds, a bound or ε chosen to please.
+
+References: Hoeffding 1963; Bates et al., Distribution-free risk-controlling prediction sets, 2021
+(Hoeffding–Bentkus, theorem 1 and proposition 4); Clopper & Pearson 1934; Waudby-Smith & Ramdas, Estimating
+means of bounded random variables by betting, 2023 (WSR; theorem 3 and section 4).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import xlogy
+from scipy.stats import binom
+
+
+def hoeffding(losses: np.ndarray, delta: float, epsilon: float) -> float:
+    """exp(−2n (δ − mean)₊²)."""
+    gap = max(0.0, delta - _mean(losses))
+    return math.exp(-2 * len(losses) * gap**2)
+
+
+def hoeffding_bentkus(losses: np.ndarray, delta: float, epsilon: float) -> float:
+    """min(exp(−n kl(min(mean, δ), δ)), e · P(Bin(n, δ) ≤ ⌈sum⌉)); one bound, not two p-values."""
+    n, mean = len(losses), min(_mean(losses), delta)
+    divergence = xlogy(mean, mean / delta) + xlogy(1 - mean, (1 - mean) / (1 - delta))
+    # Rounding can push a whole sum above itself.
+    bentkus = math.e * binom.cdf(math.ceil(math.fsum(losses) - 1e-9), n, delta)
+    return float(min(1.0, math.exp(-n * divergence), bentkus))
+
+
+def binomial(losses: np.ndarray, delta: float, epsilon: float) -> float:
+    """P(Bin(n, δ) ≤ sum), exact for losses that are 0 or 1. Raises ValueError for others."""
+    if not np.isin(losses, (0, 1)).all():
+        raise ValueError("the binomial bound needs losses that are 0 or 1, such as those of an exact match")
+    return float(binom.cdf(round(math.fsum(losses)), len(losses), delta))
+
+
+def wsr(losses: np.ndarray, delta: float, epsilon: float) -> float:
+    """Betting: 1 / max_t Π_{i≤t} (1 − ν_i (L_i − δ)), with bets ν_i that know the losses before i only.
+
+    The product is the wealth of a bettor against "the mean exceeds δ"; by Ville's inequality it exceeds 1/ε
+    with probability ε at most. The bets are aimed at the level `epsilon`; the p-value is valid at any.
+    """
+    n = len(losses)
+    counts = np.arange(1, n + 1)
+    means = (0.5 + np.cumsum(losses)) / (counts + 1)
+    variances = (0.25 + np.cumsum((losses - means) ** 2)) / (counts + 1)
+    before = np.concatenate([[0.25], variances[:-1]])  # σ̂²_{i−1}
+    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / epsilon) / (n * before)))
+    wealth = np.cumsum(np.log1p(-bets * (losses - delta)))
+    return float(min(1.0, math.exp(-wealth.max())))
+
+
+Bound = Callable[[np.ndarray, float, float], float]
+BOUNDS: dict[str, Bound] = {
+    "wsr": wsr,
+    "hoeffding_bentkus": hoeffding_bentkus,
+    "hoeffding": hoeffding,
+    "binomial": binomial,
+}
+
+
+def p_value(losses, delta: float, bound: str = "wsr", epsilon: float = 0.05) -> float:
+    """p-value in (0, 1] of the hypothesis that the mean loss exceeds δ.
+
+    losses: [n >= 2] in [0, 1], in the order in which they were drawn; delta, epsilon: in (0, 1); bound: a
+    name of `BOUNDS`. epsilon matters to `wsr` alone, which is strongest at the level that it is told.
+    Raises ValueError outside these ranges and for NaN.
+    """
+    check_level("delta", delta)
+    return _function(bound)(checked_losses(losses), delta, _checked_epsilon(epsilon))
+
+
+def upper_bound(losses, epsilon: float, bound: str = "wsr") -> float:
+    """The mean is at most this with probability 1 − ε: the smallest δ whose p-value is at most ε, to 1e-6.
+
+    Arguments as in `p_value`; 1 where no δ below 1 qualifies. The p-values of all bounds fall as δ grows.
+    """
+    losses, function, epsilon = checked_losses(losses), _function(bound), _checked_epsilon(epsilon)
+    low, high = _mean(losses), 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        if function(losses, middle, epsilon) <= epsilon:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def check_level(name: str, value: float) -> None:
+    """Raises ValueError unless the value lies strictly between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} {value} is outside (0, 1)")
+
+
+def checked_losses(losses) -> np.ndarray:
+    """float64 [n]. Raises ValueError for fewer than two, NaN and values outside [0, 1]."""
+    losses = np.asarray(losses, dtype=np.float64)
+    if losses.ndim != 1 or len(losses) < 2:
+        raise ValueError(f"losses of shape {losses.shape}; at least two prompts, a loss each, are needed")
+    outside = losses[~((losses >= 0) & (losses <= 1))]
+    if len(outside):
+        raise ValueError(f"loss {outside[0]} is outside [0, 1]")
+    return losses
+
+
+def _checked_epsilon(epsilon: float) -> float:
+    check_level("epsilon", epsilon)
+    return epsilon
+
+
+def _function(bound: str) -> Bound:
+    if bound not in BOUNDS:
+        raise ValueError(f"unknown bound {bound!r}; known: {', '.join(BOUNDS)}")
+    return BOUNDS[bound]
+
+
+def _mean(losses: np.ndarray) -> float:
+    return math.fsum(losses) / len(losses)

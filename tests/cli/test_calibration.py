@@ -1,0 +1,185 @@
+"""Calibration through the entry point: the verdict, its files, and what may not be calibrated."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from models.loading import load_model
+from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags
+from tests.cli.test_bad_input import fails_with
+
+GRID = ["1.0", "0.9", "0.5", "0.3", "0.2", "0.1", "0.05", "0.02", "0.0"]
+
+
+def cali_flags(model, output, *more):
+    return [
+        *DATA, *QUIET, "--model_name_or_path", str(model), "--output_dir", str(output),
+        "--do_cali", "True", "--predict_with_generate", "--per_device_eval_batch_size", "4",
+        "--deploy_scenario", "True", "--use_synchronize", "True", "--max_predict_samples", "8",
+        "--max_calibrate_samples", "12", "--use_early_exit", "True", "--exit_conf_type", "softmax",
+        "--exit_min_layer", "1", "--calibrate_delta", ".5", "--calibrate_epsilon", "0.05",
+        "--consistency_type", "textual", "--thresholds", *GRID, *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def checkpoint(model, tmp_path):
+    """A copy of the trained model, which calibration may write into."""
+    return shutil.copytree(model, tmp_path / "checkpoint")
+
+
+def test_the_verdict_and_its_files(capsys, checkpoint, tmp_path):
+    assert call(*cali_flags(checkpoint, tmp_path / "c", "--calibrate_delta", ".5", ".001")) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("thresholds in order: 1 0.9 0.5") < printed.index("certified: softmax, λ = ")
+    assert "NOT CERTIFIED: full model" in printed
+    result = json.loads((tmp_path / "c" / "calibration.json").read_text())
+    assert json.loads((checkpoint / "calibration.json").read_text()) == result
+    found, missed = result["deltas"]
+    assert found["certified"]
+    assert not missed["certified"]
+    assert found["n"] == 12
+    assert found["held_out"]["n"] == 8
+    assert found["held_out"]["low"] <= found["held_out"]["mean"] <= found["held_out"]["high"]
+    assert found["mean_loss"] <= found["upper_bound"] <= 0.5
+    assert missed["threshold"] is None
+    assert missed["smallest_delta"] > 0.001
+    assert missed["prompts_needed"] > 12
+
+
+def test_generate_uses_what_was_certified_and_warns_outside_of_it(recwarn, checkpoint, tmp_path):
+    assert call(*cali_flags(checkpoint, tmp_path / "c", "--calibrate_delta", ".99")) == 0
+    threshold = json.loads((checkpoint / "calibration.json").read_text())["deltas"][0]["threshold"]
+    assert threshold < 1
+    model, tokenizer = load_model(str(checkpoint)).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    inputs = tokenizer(["summarize: A fire broke out."], return_tensors="pt")
+    recwarn.clear()
+    output = model.generate(**inputs, return_dict_in_generate=True)
+    assert output.sequences.shape[1] <= 12
+    assert (output.exit_layers < 3).any()
+    assert not [warning for warning in recwarn if "guarantee" in str(warning.message)]
+    for options, difference in (
+        ({"do_sample": True}, "sampling"),
+        ({"max_length": 9}, "at most 9 tokens instead of 12"),
+        ({"engine_precision": "bfloat16"}, "precision bfloat16"),
+    ):
+        with pytest.warns(UserWarning, match=difference):
+            model.generate(**inputs, **{"max_length": 12} | options)
+    with pytest.warns(UserWarning, match="neither beams"):
+        model.generate(**inputs, max_length=12, num_beams=2)
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.01 * torch.randn_like(model.lm_head.weight))
+    with pytest.warns(UserWarning, match="weights are not those"):
+        model.generate(**inputs, max_length=12)
+    plain = model.generate(**inputs, max_length=12, exit_policy=None, return_dict_in_generate=True)
+    assert "exit_layers" not in plain
+
+
+def test_copied_columns_are_what_decoding_gives(checkpoint, tmp_path):
+    flags = cali_flags(
+        checkpoint, tmp_path / "c", "--calibrate_test", "bonferroni", "--calibrate_delta", ".9"
+    )
+    assert call(*flags) == 0
+    full, *columns = json.loads((tmp_path / "c" / "loss_table.json").read_text())["columns"]
+    assert full["losses"] == [0.0] * 12
+    assert [column["setting"]["threshold"] for column in columns] == list(map(float, GRID))
+    assert columns[0]["losses"] == [0.0] * 12
+    assert sum(column["decoded"] for column in columns) < 12 * len(columns)  # some were copied
+    assert columns[-1]["layers"] == [1.0] * 12
+    # Each threshold by itself: nothing to copy from.
+    for column in columns[1:-1]:
+        threshold = str(column["setting"]["threshold"])
+        alone = tmp_path / threshold
+        flags = cali_flags(checkpoint, alone, "--thresholds", threshold, "--calibrate_delta", ".9")
+        assert call(*flags) == 0
+        _, only = json.loads((alone / "loss_table.json").read_text())["columns"]
+        assert only["decoded"] == 12
+        assert {**only, "decoded": 0} == {**column, "decoded": 0}
+
+
+def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
+    flags = cali_flags(checkpoint, tmp_path / "c", "--save_calibration", "False")
+    assert call(*flags) == 0
+    file = tmp_path / "c" / "loss_table.json"
+    whole = json.loads(file.read_text())
+    verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
+    file.write_text(json.dumps({**whole, "columns": whole["columns"][:3]}))
+    assert call(*flags) == 0
+    again = json.loads(file.read_text())["columns"]
+    for column, expected in zip(again, whole["columns"], strict=True):
+        assert column["losses"] == expected["losses"]
+    found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
+    assert {**found, "speedup": 0} == {**verdict, "speedup": 0}
+    assert not (checkpoint / "calibration.json").exists()
+
+
+def test_two_processes_give_the_table_of_one(checkpoint, tmp_path):
+    assert call(*cali_flags(checkpoint, tmp_path / "one", "--save_calibration", "False")) == 0
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        "run_summarization.py",
+    ]  # fmt: skip
+    flags = cali_flags(checkpoint, tmp_path / "two", "--save_calibration", "False")
+    subprocess.run([*command, *flags], cwd=ROOT, check=True, capture_output=True)
+    one, two = (
+        json.loads((tmp_path / name / "loss_table.json").read_text())["columns"] for name in ("one", "two")
+    )
+    assert one == two
+
+
+def test_further_knobs(capsys, checkpoint, tmp_path):
+    knobs = ["--calibrate_grid", "engine_precision=float32,int8", "exit_min_layer=1,2"]
+    flags = cali_flags(checkpoint, tmp_path / "c", "--max_calibrate_samples", "40", *knobs)
+    assert call(*flags) == 0
+    assert "pareto" in capsys.readouterr().out
+    found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
+    assert found["certified"]
+    assert found["n"] == 20
+    assert found["engine_precision"] in ("float32", "int8")
+    assert found["exit_min_layer"] in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--calibrate_delta", "1.5"], "--calibrate_delta 1.5 is outside (0, 1)"),
+        (["--calibrate_epsilon", "0"], "--calibrate_epsilon 0.0 is outside (0, 1)"),
+        (["--thresholds", "0.5", "1.5"], "threshold 1.5 is outside [0, 1]"),
+        (["--thresholds", "0.5", "0.5"], "threshold 0.5 is given more than once"),
+        (["--max_calibrate_samples", "1"], "--max_calibrate_samples 1 is too small"),
+        (["--max_calibrate_samples", "100000"], "holds"),
+        (["--consistency_type", "semantic"], "unknown --consistency_type 'semantic'; known: textual, risk"),
+        (["--calibrate_loss", "token_f1"], "unknown --calibrate_loss 'token_f1'; known: rouge, token_error"),
+        (["--calibrate_bound", "markov"], "unknown --calibrate_bound 'markov'; known: wsr"),
+        (["--calibrate_bound", "binomial"], "--calibrate_loss mismatch"),
+        (["--calibrate_grid", "depth=1"], "unknown knob 'depth'"),
+        (["--exit_conf_type", "oracle"], "oracle looks at full depth"),
+        (["--do_eval"], "--do_cali calibrates only"),
+    ],
+)
+def test_bad_flags(capsys, model, tmp_path, more, message):
+    fails_with(capsys, cali_flags(model, tmp_path / "output", *more), message)
+    assert not (tmp_path / "output").exists()
+
+
+def test_calibration_flags_without_calibration(capsys, model, tmp_path):
+    fails_with(capsys, eval_flags(model, tmp_path / "o", "--thresholds", "0.5"), "need --do_cali True")
+
+
+def test_documents_that_were_trained_on_are_refused(capsys, model, tmp_path):
+    hashes = (model / "training_documents.txt").read_text().split()
+    assert len(hashes) == 64
+    from util.corpus import generate
+
+    rows = generate("train", 64)[20:60]
+    file = tmp_path / "seen.json"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    flags = cali_flags(model, tmp_path / "output", "--validation_file", str(file))
+    place = flags.index("--dataset_name")
+    del flags[place : place + 2]
+    fails_with(capsys, flags, "12 of the calibration documents are among those that the model was trained on")

@@ -1,0 +1,140 @@
+"""Flags of calibration: what to certify, by which test, over which settings."""
+
+from dataclasses import dataclass, field
+from itertools import product
+
+from early_exit import PRECISIONS
+from early_exit.bounds import BOUNDS, check_level
+from early_exit.calibration import TESTS, check_grid
+from util.arguments import ExitArguments, argument
+from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
+from util.errors import UsageError
+
+_KNOBS = ("engine_precision", "exit_min_layer")
+
+
+@dataclass
+class CalibrationArguments:
+    """Which guarantee, and where to look for the setting that keeps it."""
+
+    do_cali: bool = argument(False, "Calibrate the threshold: find the lowest that keeps the loss at most δ.")
+    max_calibrate_samples: int = argument(
+        500, "Prompts to calibrate with, drawn from the validation examples."
+    )
+    calibrate_delta: list[float] | None = field(
+        default=None, metadata={"help": "δ in (0, 1), the mean loss allowed; several get a verdict each."}
+    )
+    calibrate_epsilon: float = argument(0.05, "ε in (0, 1): the guarantee holds with probability 1 − ε.")
+    thresholds: list[float] | None = field(
+        default=None, metadata={"help": "Thresholds to calibrate; tested from the highest on."}
+    )
+    consistency_type: str = argument(
+        "textual", "A loss is textual, distance from the full model's text, or risk, quality below it."
+    )
+    calibrate_loss: str = argument(
+        "rouge", f"Distance ({', '.join(TEXTUAL)}) or quality ({', '.join(QUALITY)}) behind the loss."
+    )
+    calibrate_bound: str = argument("wsr", f"p-value of a mean loss: {', '.join(BOUNDS)}.")
+    calibrate_test: str = argument("fixed_sequence", f"Test of several thresholds: {', '.join(TESTS)}.")
+    save_calibration: bool = argument(
+        True, "Leave calibration.json and the certified setting with the checkpoint, for generate to use."
+    )
+    calibrate_grid: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More knobs under one guarantee: engine_precision=float32,int8 exit_min_layer=1,2. "
+            "Their combinations with --thresholds are searched by Pareto testing."
+        },
+    )
+
+    def __post_init__(self):
+        """Settings files may give one value where the command line gives a list of them."""
+        for name in ("calibrate_delta", "thresholds", "calibrate_grid"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, list):
+                setattr(self, name, [value])
+
+    @property
+    def deltas(self) -> list[float]:
+        """The δ to calibrate for, as given and each once; 0.1 if none is."""
+        return list(dict.fromkeys(self.calibrate_delta or [0.1]))
+
+    @property
+    def grid(self) -> list[float]:
+        """Thresholds in the order of testing; 1.0, 0.98, … 0.9, 0.85, … 0.05 if none are given: close
+        together where most tokens' confidences are."""
+        if self.thresholds is None:
+            percents = [*range(100, 90, -2), *range(90, 0, -5)]
+            return [percent / 100 for percent in percents]
+        return sorted(self.thresholds, reverse=True)
+
+    @property
+    def knobs(self) -> list[dict]:
+        """`engine_precision=float32,int8 exit_min_layer=1,2` → all combinations; `{}` alone without any.
+
+        Raises ValueError for unknown knobs and values.
+        """
+        knobs = {}
+        for text in self.calibrate_grid or []:
+            name, _, values = text.partition("=")
+            if name not in _KNOBS:
+                known = ", ".join(_KNOBS)
+                raise ValueError(f"--calibrate_grid {text!r}: unknown knob {name!r}; known: {known}")
+            knobs[name] = [_value(name, value) for value in values.split(",")]
+        return [dict(zip(knobs, values, strict=True)) for values in product(*knobs.values())]
+
+
+def _value(name: str, text: str) -> str | int:
+    if name == "engine_precision":
+        if text not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise ValueError(f"--calibrate_grid: unknown precision {text!r}; known: {known}")
+        return text
+    if not text.isdigit():
+        raise ValueError(f"--calibrate_grid: minimum layer {text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, training) -> None:
+    """Raises UsageError for flags that are out of range or contradict each other."""
+    if not calibration.do_cali:
+        if calibration.calibrate_delta or calibration.thresholds or calibration.calibrate_grid:
+            raise UsageError("--calibrate_delta, --thresholds and --calibrate_grid need --do_cali True")
+        return
+    if training.do_train or training.do_eval or training.do_predict:
+        raise UsageError("--do_cali calibrates only: leave out --do_train, --do_eval and --do_predict")
+    if not exits.use_early_exit or len(exits.measures) > 1 or exits.exit_conf_threshold is not None:
+        raise UsageError(
+            "--do_cali needs --use_early_exit True with one --exit_conf_type, and --thresholds instead of "
+            "--exit_conf_threshold"
+        )
+    if "oracle" in exits.measures:
+        raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
+    if calibration.max_calibrate_samples < 2:
+        raise UsageError(
+            f"--max_calibrate_samples {calibration.max_calibrate_samples} is too small; allowed: 2 and above"
+        )
+    try:
+        for delta in calibration.deltas:
+            check_level("--calibrate_delta", delta)
+        check_level("--calibrate_epsilon", calibration.calibrate_epsilon)
+        check_grid(calibration.grid)
+        _ = calibration.knobs
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _check_names(calibration)
+
+
+def _check_names(calibration: CalibrationArguments) -> None:
+    consistency = calibration.consistency_type
+    for flag, names in (
+        ("consistency_type", CONSISTENCY),
+        ("calibrate_loss", CONSISTENCY.get(consistency, ())),
+        ("calibrate_bound", BOUNDS),
+        ("calibrate_test", TESTS),
+    ):
+        value = getattr(calibration, flag)
+        if value not in names:
+            raise UsageError(f"unknown --{flag} {value!r}; known: {', '.join(names)}")
+    if calibration.calibrate_bound == "binomial" and calibration.calibrate_loss != "mismatch":
+        raise UsageError("--calibrate_bound binomial needs losses of 0 or 1: --calibrate_loss mismatch")

@@ -1,0 +1,146 @@
+"""Flags that are unknown, out of range or contradict each other: found before anything is loaded."""
+
+from early_exit import LAYER_WEIGHTINGS, PRECISIONS, get_measure
+from early_exit.head_losses import HEAD_LOSSES
+from early_exit.heads import HEAD_NAMES, head_kind
+from models.shapes import SHAPES
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.calibration_arguments import CalibrationArguments, check_calibration
+from util.errors import UsageError
+
+
+def check_arguments(
+    model: ModelArguments,
+    data: DataArguments,
+    exits: ExitArguments,
+    calibration: CalibrationArguments,
+    training,
+) -> None:
+    """Raises UsageError for flags that are unknown, out of range or contradict each other.
+
+    training: transformers' `Seq2SeqTrainingArguments`. What needs the model or the data is checked
+    once these are loaded.
+    """
+    if not (training.do_train or training.do_eval or training.do_predict or calibration.do_cali):
+        raise UsageError(
+            "nothing to do: give at least one of --do_train, --do_eval, --do_predict, --do_cali True"
+        )
+    if (model.model_name_or_path is None) == (model.model_shape is None):
+        raise UsageError("give exactly one of --model_name_or_path and --model_shape")
+    if model.model_shape is not None and model.model_shape not in SHAPES:
+        raise UsageError(f"unknown model shape {model.model_shape!r}; known: {', '.join(SHAPES)}")
+    if model.model_shape is not None and exits.train_meta_cm_head:
+        raise UsageError("--train_meta_cm_head trains heads on a trained model: give --model_name_or_path")
+    if model.model_shape is not None and not training.do_train:
+        raise UsageError("--model_shape starts from random weights, so it needs --do_train")
+    _check_data_sources(data, calibration, training)
+    _check_numbers(model, data)
+    longest = training.generation_max_length or data.generation_length
+    if training.predict_with_generate and longest < 2:
+        raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
+    _check_exits(data, exits, training)
+    check_calibration(calibration, exits, training)
+
+
+def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, training) -> None:
+    files = {
+        "--train_file": data.train_file,
+        "--validation_file": data.validation_file,
+        "--test_file": data.test_file,
+    }
+    given = [flag for flag, path in files.items() if path is not None]
+    if data.dataset_name is not None and given:
+        raise UsageError(f"--dataset_name and {given[0]} contradict each other; give one source of data")
+    if data.dataset_name is not None:
+        return
+    if not given:
+        raise UsageError("no data: give --dataset_name, or --train_file, --validation_file, --test_file")
+    validates = training.do_eval or calibration.do_cali
+    for wanted, flag in zip((training.do_train, validates, training.do_predict), files, strict=True):
+        if wanted and files[flag] is None:
+            raise UsageError(f"{flag} is missing")
+
+
+def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
+    if model.dropout_rate is not None and not 0 <= model.dropout_rate < 1:
+        raise UsageError(f"--dropout_rate {model.dropout_rate} is outside [0, 1)")
+    lowest = {
+        "tokenizer_vocab_size": (model.tokenizer_vocab_size, 100),
+        "max_source_length": (data.max_source_length, 1),
+        "max_target_length": (data.max_target_length, 1),
+        "val_max_target_length": (data.val_max_target_length, 2),
+        "max_train_samples": (data.max_train_samples, 1),
+        "max_eval_samples": (data.max_eval_samples, 1),
+        "max_predict_samples": (data.max_predict_samples, 1),
+        "num_beams": (data.num_beams, 1),
+    }
+    for name, (value, low) in lowest.items():
+        if value is not None and value < low:
+            raise UsageError(f"--{name} {value} is too small; allowed: {low} and above")
+
+
+def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
+    if exits.engine_precision not in (None, *PRECISIONS):
+        raise UsageError(
+            f"unknown engine precision {exits.engine_precision!r}; known: {', '.join(PRECISIONS)}"
+        )
+    if exits.engine_precision is not None and not exits.decodes_with_exits:
+        raise UsageError(
+            "--engine_precision has no effect without --deploy_scenario True, --use_early_exit True "
+            "or --static_exit_layer"
+        )
+    if exits.use_early_exit and exits.static_exit_layer is not None:
+        raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
+    if exits.exit_conf_threshold is not None and not exits.use_early_exit:
+        raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
+    _check_measures(exits, training)
+    losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
+    if exits.intermediate_loss_fn is not None and exits.intermediate_loss_fn not in losses:
+        raise UsageError(
+            f"unknown --intermediate_loss_fn {exits.intermediate_loss_fn!r}; known: {', '.join(losses)}"
+        )
+    if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
+        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
+    if training.fp16:
+        raise UsageError("--fp16 is not supported: T5 overflows in it; use --bf16")
+    if training.label_smoothing_factor:
+        raise UsageError("--label_smoothing_factor is not supported by the losses at the exits")
+    beams = data.num_beams or training.generation_num_beams or 1
+    if exits.decodes_with_exits and beams > 1:
+        raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")
+    if exits.decodes_with_exits and not training.predict_with_generate:
+        raise UsageError("exit flags take effect in generation: add --predict_with_generate")
+    if exits.is_sweep and not training.do_eval:
+        raise UsageError("several thresholds, layers or measures make a sweep, which needs --do_eval")
+    if exits.is_sweep and (training.do_train or training.do_predict):
+        raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
+    exits.policies(num_layers=None)
+
+
+def _check_measures(exits: ExitArguments, training) -> None:
+    try:
+        for name in exits.measures:
+            get_measure(name)
+    except ValueError as error:
+        raise UsageError(f"--exit_conf_type: {error}") from error
+    if exits.exit_head_loss not in HEAD_LOSSES:
+        raise UsageError(
+            f"unknown --exit_head_loss {exits.exit_head_loss!r}; known: {', '.join(HEAD_LOSSES)}"
+        )
+    if "oracle" in exits.measures and (training.do_train or training.do_predict):
+        raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
+    if not exits.train_meta_cm_head:
+        if exits.share_exit_head or exits.exit_head_loss != "independent":
+            raise UsageError("--share_exit_head and --exit_head_loss need --train_meta_cm_head")
+        return
+    if not training.do_train:
+        raise UsageError("--train_meta_cm_head needs --do_train")
+    without = [name for name in exits.measures if head_kind(name) is None]
+    if without:
+        raise UsageError(
+            f"--train_meta_cm_head: {without[0]!r} has nothing to train; heads: {', '.join(HEAD_NAMES)}"
+        )
+    if exits.use_early_exit and len(exits.measures) > 1:
+        raise UsageError(
+            "--train_meta_cm_head trains several heads, but evaluates the exits of one at a time"
+        )

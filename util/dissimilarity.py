@@ -1,0 +1,74 @@
+"""Losses in [0, 1] of an early-exit text: how far it is from the full model's, or below it in quality.
+
+References: CALM, Schuster et al. 2022, section 4.1 (textual and risk consistency).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+
+import nltk
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from rouge_score import rouge_scorer
+
+_SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+
+
+@lru_cache(maxsize=2**16)
+def rouge_l(text: str, reference: str) -> float:
+    """ROUGE-L F-measure in [0, 1], with stemming; 1 where both are empty."""
+    if not text.strip() and not reference.strip():
+        return 1.0
+    return _SCORER.score(reference, text)["rougeL"].fmeasure
+
+
+def token_error(text: str, reference: str) -> float:
+    """Edits between the words, over the number of words of the longer text."""
+    words = text.split(), reference.split()
+    longest = max(map(len, words))
+    return nltk.edit_distance(*words) / longest if longest else 0.0
+
+
+def bleu_loss(text: str, reference: str) -> float:
+    """1 − sentence BLEU of up to four words, smoothed by a small count (Chen & Cherry 2014, method 1)."""
+    if text.split() == reference.split():
+        return 0.0
+    if not text.split() or not reference.split():
+        return 1.0
+    smoothing = SmoothingFunction().method1
+    return 1 - sentence_bleu([reference.split()], text.split(), smoothing_function=smoothing)
+
+
+def mismatch(text: str, reference: str) -> float:
+    """1 where the texts differ in a word."""
+    return float(text.split() != reference.split())
+
+
+def token_f1(text: str, reference: str) -> float:
+    """F-measure in [0, 1] of the words that both hold, as often as both hold them; 1 where both are empty."""
+    own, other = Counter(text.lower().split()), Counter(reference.lower().split())
+    if not own and not other:
+        return 1.0
+    common = (own & other).total()
+    return 2 * common / (own.total() + other.total())
+
+
+# Textual loss: dissimilarity of early and full text.
+TEXTUAL: dict[str, Callable[[str, str], float]] = {
+    "rouge": lambda early, full: 1 - rouge_l(early, full),
+    "token_error": token_error,
+    "bleu": bleu_loss,
+    "mismatch": mismatch,
+}
+# Risk: a text's quality, given a reference.
+QUALITY: dict[str, Callable[[str, str], float]] = {"rouge": rouge_l, "token_f1": token_f1}
+CONSISTENCY = {"textual": TEXTUAL, "risk": QUALITY}
+
+
+def loss(consistency: str, name: str, early: str, full: str, reference: str) -> float:
+    """The loss in [0, 1] of a prompt's early text. consistency: "textual" or "risk"; name: a key of `TEXTUAL`
+    or `QUALITY`. Risk is max(0, (1 − quality of early) − (1 − quality of full)), prompt by prompt."""
+    if consistency == "textual":
+        return min(1.0, max(0.0, TEXTUAL[name](early, full)))
+    quality = QUALITY[name]
+    return max(0.0, quality(full, reference) - quality(early, reference))
