@@ -11,6 +11,7 @@ from early_exit import ExitPolicy
 from early_exit.bounds import upper_bound
 from early_exit.calibration import Calibration, calibrate, pareto_split, pareto_test, prompts_needed
 from models.calibrated import certified_setting, policy_values
+from models.decoding_cost import bytes_per_token
 from models.exit_heads import fingerprint
 from trainers.generation import GenerationSettings, GenerationTrainer
 from trainers.loss_table import Column, LossTable, PromptDecoder, as_array
@@ -18,6 +19,7 @@ from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.data import tokenize
 from util.dissimilarity import QUALITY, loss
+from util.errors import UsageError
 from util.files import read_json, write_json
 from util.run_folder import finish_sweep
 from util.settings import sweep_settings
@@ -75,12 +77,16 @@ def calibrate_exits(
         check = _HeldOutCheck(trainer, tokens["held_out"], score.of(texts["held_out"]), exit_args)
     entries = []
     for delta in calibration.deltas:
-        found = _test(table.columns, settings, delta, calibration)
+        found = _test(trainer.model, table.columns, settings, delta, calibration)
         policy, precision = settings[found.index or 0]
         entries.append(
             entry(
                 found,
-                {"engine_precision": precision, "exit_min_layer": policy.min_layer},
+                {
+                    "engine_precision": precision,
+                    "exit_min_layer": policy.min_layer,
+                    "top_propagation": policy.top_k,
+                },
                 check(policy, precision) if check and found.certified else None,
                 _needed(table.columns[0], delta, calibration) if not found.certified else None,
                 context,
@@ -98,6 +104,15 @@ def calibrate_exits(
         finish_sweep(Path(trainer.args.output_dir))
 
 
+def check_settings(model, exit_args: ExitArguments, calibration: CalibrationArguments) -> None:
+    """Raises UsageError for settings that the model cannot have."""
+    try:
+        for policy, _ in _settings(exit_args, calibration):
+            policy.check_vocabulary(model.config.vocab_size)
+    except ValueError as error:
+        raise UsageError(f"--calibrate_grid: {error}") from error
+
+
 def _settings(exit_args: ExitArguments, calibration: CalibrationArguments) -> list[Setting]:
     """Policies and precisions, a column each: thresholds fall, for each choice of knobs."""
     result = []
@@ -108,6 +123,8 @@ def _settings(exit_args: ExitArguments, calibration: CalibrationArguments) -> li
                 threshold=threshold,
                 min_layer=knobs.get("exit_min_layer", exit_args.exit_min_layer),
                 position_temperature=exit_args.exit_position_temp,
+                top_k=knobs.get("top_propagation", exit_args.propagated[0]),
+                screen=exit_args.lm_head_screen,
             )
             result.append((policy, knobs.get("engine_precision", exit_args.engine_precision or "float32")))
     return result
@@ -118,6 +135,7 @@ def _pipeline(trainer, tokenizer, data_args: DataArguments, exit_args: ExitArgum
     return {
         "decoding": "greedy",
         "precision": exit_args.engine_precision or "float32",
+        "LM head": "screened" if exit_args.lm_head_screen else "whole",
         "batch": trainer.args.eval_batch_size,
         "max tokens": trainer.args.generation_max_length,
         "source tokens": data_args.max_source_length,
@@ -222,14 +240,17 @@ def _calibrate(columns, thresholds, delta: float, calibration: CalibrationArgume
     return calibrate(table, thresholds, delta, epsilon, bound, test)
 
 
-def _test(columns, settings, delta: float, calibration: CalibrationArguments) -> Calibration:
+def _test(model, columns, settings, delta: float, calibration: CalibrationArguments) -> Calibration:
     """What passes for a δ: along the thresholds, or by Pareto testing where there are more knobs."""
     if not calibration.calibrate_grid:
         return _calibrate(columns, [policy.threshold for policy, _ in settings], delta, calibration)
     table = as_array(columns, len(columns[0].losses))
-    costs = np.array([column.layers for column in columns]).T * [
-        _COST[precision] for _, precision in settings
-    ]
+    costs = np.array(
+        [
+            bytes_per_token(model, policy, precision, np.array(column.layers))
+            for column, (policy, precision) in zip(columns, settings, strict=True)
+        ]
+    ).T
     epsilon, bound = calibration.calibrate_epsilon, calibration.calibrate_bound
     chosen, order, p_values = pareto_test(table, costs, delta, epsilon, bound)
     place = order.index(chosen) if chosen is not None else 0
@@ -249,10 +270,6 @@ def _test(columns, settings, delta: float, calibration: CalibrationArguments) ->
         mean_loss=float(tested.mean()),
         upper_bound=upper_bound(tested, epsilon, bound),
     )
-
-
-# A decoder layer's time against float32's, see docs/speed.md: what Pareto testing ranks settings by.
-_COST = {"float32": 1.0, "bfloat16": 1.0, "int8": 0.6}
 
 
 def _needed(column: Column, delta: float, calibration: CalibrationArguments) -> int | None:
@@ -317,6 +334,8 @@ def _leave_with_checkpoint(result: dict, best: dict | None, trainer, model_args,
             threshold=best["threshold"],
             min_layer=best["exit_min_layer"],
             position_temperature=exit_args.exit_position_temp,
+            top_k=best["top_propagation"],
+            screen=exit_args.lm_head_screen,
         )
         longest = trainer.args.generation_max_length
         config["exit_calibration"] = certified_setting(

@@ -32,7 +32,7 @@ from yaml import YAMLError
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
-from run_calibration import LOSS_TABLE_FILE, calibrate_exits, calibration_settings
+from run_calibration import LOSS_TABLE_FILE, calibrate_exits, calibration_settings, check_settings
 from trainers.generation import GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer
 from trainers.joint import JointTrainer
@@ -115,8 +115,10 @@ def run(
     set_seed(training.seed)
     texts = load_texts(model_args, data_args, calibration, training)
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
-    policies = exit_args.policies(model.num_exits)
+    policies = exit_args.policies(model.num_exits, model.config.vocab_size)
     check_exit_heads(model, exit_args)
+    if calibration.do_cali:
+        check_settings(model, exit_args, calibration)
     folder = Path(training.output_dir)
     checkpoint = None
     with training.main_process_first(desc="preparing the output folder"):

@@ -1,6 +1,7 @@
 """From transformers' T5-family modules to `early_exit.weights`."""
 
 import math
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from early_exit.heads import HeadWeights, head_kind
-from early_exit.linear import pack, usable_precision
+from early_exit.linear import has_exact_int8, pack, usable_precision
+from early_exit.screen import ScreenedHead
 from early_exit.weights import DecoderWeights, LayerWeights
 from models.exit_heads import packed_head
 from models.packing import made_once
@@ -72,13 +74,28 @@ def decoder_weights(model, positions: int, precision: str = "float32") -> Decode
             for number, block in enumerate(stack.block)
         ),
         head=pack(_after_norm(norm, model.lm_head) * scale, precision),
+        vocabulary=model.lm_head.weight.detach(),
+        head_scale=norm.weight.detach().float() * (scale * math.sqrt(d_model)),
         heads=attention.n_heads,
         head_dim=attention.key_value_proj_dim,
         activation=None if fused_relu else _ACTIVATIONS.get(model.config.dense_act_fn, feed_forward.act),
         gated=gated,
         norm_floor=torch.tensor(math.sqrt(d_model * norm.variance_epsilon), device=device),
         dtype=dtype,
+        precision=precision,
     )
+
+
+def packed_screen(model) -> ScreenedHead | None:
+    """The model's LM head in float32, screened; None, with a warning, where the device has no kernel."""
+    if not has_exact_int8(model.device):
+        warnings.warn(f"no screened LM head on {model.device}: the whole head is computed", stacklevel=2)
+        return None
+
+    def make() -> ScreenedHead:
+        return ScreenedHead(model.lm_head.weight)
+
+    return made_once(model, "screened head", [model.lm_head.weight], make)
 
 
 def precision_of(model, asked: str | None) -> str:

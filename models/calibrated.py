@@ -10,7 +10,7 @@ from models.packing import made_once
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
 
 
-_POLICY_FIELDS = ("measure", "threshold", "min_layer", "position_temperature")
+_POLICY_FIELDS = ("measure", "threshold", "min_layer", "position_temperature", "top_k", "screen")
 
 
 def policy_values(policy: ExitPolicy) -> dict[str, Any]:

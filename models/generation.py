@@ -9,6 +9,7 @@ loop does not name away from the encoder, `attention_mask` included. The model's
 in `**model_kwargs`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,8 @@ from early_exit.heads import head_kind
 from early_exit.policy import ExitPolicy
 from early_exit.reference import decode_reference
 from early_exit.rows import on_device
-from models.adapter import packed_decoder, packed_exit_head, precision_of
+from early_exit.vocabulary import Scores
+from models.adapter import packed_decoder, packed_exit_head, packed_screen, precision_of
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -34,8 +36,8 @@ class EarlyExitOutput(ModelOutput):
 
     sequences: [rows, length] int64, prefix first, padded. exit_layers: [rows, new tokens] int64, the
     decoder layers that each new token ran, 0 for padding. confidences: the same shape, float32, at the
-    exit; NaN for padding and where no exit was tried. highest_kept, lowest_left: [rows] float32, see
-    `early_exit.engine.DecodedBatch`; None from reference decoding.
+    exit; NaN for padding and where no exit was tried. highest_kept, lowest_left: [rows] float32, and screen
+    and kept: see `early_exit.engine.DecodedBatch`; None from reference decoding.
     """
 
     sequences: Tensor | None = None
@@ -43,6 +45,8 @@ class EarlyExitOutput(ModelOutput):
     confidences: Tensor | None = None
     highest_kept: Tensor | None = None
     lowest_left: Tensor | None = None
+    screen: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
 
 
 _UNSUPPORTED_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
@@ -71,17 +75,18 @@ def early_exit_generate(
     sequences[:, :prefix_length] = input_ids
     length = prefix_length
 
-    def next_tokens(active: np.ndarray, logits: Tensor) -> tuple[Tensor, np.ndarray]:
+    def next_tokens(active: np.ndarray, scores: Scores) -> tuple[Tensor, np.ndarray]:
         nonlocal length
-        places = slice(None) if len(active) == rows else on_device(active, logits.device)
+        places = slice(None) if len(active) == rows else on_device(active, sequences.device)
         if len(logits_processor) or generation_config.do_sample:
             # Processors may belong to a place in the batch, and draws to a row: they see all of it.
+            logits = scores.logits()
             everyone = logits.new_zeros(rows, logits.shape[1], dtype=torch.float32)
-            everyone[places] = logits.float()
-            scores = logits_processor(sequences[:, :length], everyone)
-            tokens = _choose(scores, generation_config)[places]
+            everyone[places] = logits
+            processed = logits_processor(sequences[:, :length], everyone)
+            tokens = _choose(processed, generation_config)[places]
         else:
-            tokens = logits.argmax(-1)
+            tokens = scores.tokens()
         sequences[places, length] = tokens
         length += 1
         ends = stopping_criteria(sequences[:, :length], None)[places]
@@ -98,6 +103,7 @@ def early_exit_generate(
         next_tokens,
         max_new_tokens=generation_config.max_length - prefix_length,
         exit_head=packed_exit_head(model, policy.measure, weights, precision),
+        screened_head=packed_screen(model) if policy.screen else None,
     )
     sequences = sequences[:, :length]
     if not generation_config.return_dict_in_generate:
@@ -108,6 +114,8 @@ def early_exit_generate(
         confidences=decoded.confidences,
         highest_kept=decoded.highest_kept,
         lowest_left=decoded.lowest_left,
+        screen=decoded.screen,
+        kept=decoded.kept,
     )
 
 
@@ -125,6 +133,7 @@ def reference_generate(
     policy = exit_policy or ExitPolicy()
     rows = len(input_ids)
     policy.check_rows(rows)
+    policy.check_vocabulary(model.config.vocab_size)
     if policy.measure is not None and head_kind(policy.measure) is not None:
         model.check_exit_heads(policy.measure)
 

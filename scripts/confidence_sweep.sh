@@ -24,4 +24,5 @@ bash scripts/static_layer.sh
 HEADS="softmax,softmax_max,entropy,$HEADS" THRESHOLDS=$THRESHOLDS bash scripts/confidence_classifier_training_eval.sh
 HEADS=hidden_state THRESHOLDS=$SATURATION_THRESHOLDS bash scripts/confidence_classifier_training_eval.sh
 HEADS=oracle THRESHOLDS="0.5 1.0" bash scripts/confidence_classifier_training_eval.sh
-"$PYTHON" -m util.confidence_plots "$FOLDER/sweep/sweep.json" "$FOLDER/model/eval_results.json" "$FOLDER"
+"$PYTHON" -m util.confidence_plots "$FOLDER/sweep/sweep.json" \
+  --heads "$FOLDER/model/eval_results.json" --folder "$FOLDER"

@@ -20,6 +20,13 @@ policies = st.one_of(
         min_layer=st.integers(0, 5),
         position_temperature=st.one_of(st.none(), st.floats(0, 8)),
     ),
+    st.builds(
+        ExitPolicy,
+        measure=st.just("softmax"),
+        threshold=st.floats(0, 1),
+        min_layer=st.integers(0, 5),
+        top_k=st.one_of(st.sampled_from([1, 2, 96, 97]), st.integers(1, 97)),
+    ),
 )
 
 

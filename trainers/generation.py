@@ -1,6 +1,7 @@
 """Evaluation by generation: exact over processes, with exit layers, and a clock around generation only."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from early_exit import ExitPolicy
+from models.generation import EarlyExitOutput
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,18 @@ class GenerationTrainer(Seq2SeqTrainer):
         if not self.args.predict_with_generate:
             return super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         dataset = dataloader.dataset
-        rows, seconds = self._generate_own_share(dataset, description)
+        shares = [self._generate_own_share(dataset, description)]
         if self.args.world_size > 1:
-            shares = [None] * self.args.world_size
-            torch.distributed.all_gather_object(shares, (rows, seconds))
-            rows = sorted((row for share, _ in shares for row in share), key=lambda row: row.index)
-            process_seconds = [taken for _, taken in shares]
-        else:
-            process_seconds = [seconds]
+            own, shares = shares[0], [None] * self.args.world_size
+            torch.distributed.all_gather_object(shares, own)
+        rows = sorted((row for share, _, _ in shares for row in share), key=lambda row: row.index)
+        process_seconds = [taken for _, taken, _ in shares]
+        head_counts = sum((counts for _, _, counts in shares), Counter())
 
         predictions = [row.tokens for row in rows]
         labels = None if rows[0].labels is None else [row.labels for row in rows]
         metrics = _exit_statistics(rows, self.model.num_exits) | _speed(rows, process_seconds)
+        metrics |= _head_statistics(head_counts)
         if self.compute_metrics is not None and labels is not None:
             metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
         return EvalLoopOutput(
@@ -79,14 +81,15 @@ class GenerationTrainer(Seq2SeqTrainer):
             num_samples=len(dataset),
         )
 
-    def _generate_own_share(self, dataset: Dataset, description: str) -> tuple[list[_Row], float]:
-        """Decodes this process's examples. Returns the rows and the seconds spent generating."""
+    def _generate_own_share(self, dataset: Dataset, description: str) -> tuple[list[_Row], float, Counter]:
+        """Decodes this process's examples. Returns the rows, the seconds spent generating, and what there was
+        to count of the LM head's reading."""
         self._prepare_model()
         indices = list(range(self.args.process_index, len(dataset), self.args.world_size))
         batches = DataLoader(
             Subset(dataset, indices), batch_size=self.args.eval_batch_size, collate_fn=self.data_collator
         )
-        rows, seconds = [], 0.0
+        rows, seconds, head_counts = [], 0.0, Counter()
         progress = tqdm(
             batches, description, disable=self.args.disable_tqdm or not self.is_local_process_zero()
         )
@@ -97,15 +100,17 @@ class GenerationTrainer(Seq2SeqTrainer):
             if number == 0 and self.generation.warm_up:
                 self._generate(inputs)
             begin = self._clock()
-            sequences, exit_layers = self._generate(inputs)
+            output = self._generate(inputs)
             seconds += self._clock() - begin
-            for place, (tokens, layers) in enumerate(self.without_padding(sequences, exit_layers)):
+            head_counts += _counted(output)
+            texts = self.without_padding(output.sequences, output.exit_layers)
+            for place, (tokens, layers) in enumerate(texts):
                 index = indices[number * self.args.eval_batch_size + place]
                 row_labels = (
                     None if labels is None else [token for token in labels[place].tolist() if token >= 0]
                 )
                 rows.append(_Row(index, tokens, layers, row_labels))
-        return rows, seconds
+        return rows, seconds, head_counts
 
     def _prepare_model(self) -> None:
         self.model.eval()
@@ -114,20 +119,19 @@ class GenerationTrainer(Seq2SeqTrainer):
         if not self.is_in_train and self.args.fp16_full_eval:
             self.model.to(self.args.device, torch.float16)
 
-    def _generate(self, inputs: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Sequences [rows, 1 + new tokens], and exit layers [rows, new tokens] where exits are on."""
+    def _generate(self, inputs: dict) -> EarlyExitOutput:
+        """A batch; of transformers' own decoding the sequences alone."""
         policy = self.generation.policy
         kwargs = {name: value for name, value in self._gen_kwargs.items() if value is not None}
         if policy is None:
-            return self.model.generate(**inputs, **kwargs, exit_policy=None), None
-        output = self.model.generate(
+            return EarlyExitOutput(self.model.generate(**inputs, **kwargs, exit_policy=None))
+        return self.model.generate(
             **inputs,
             **kwargs,
             exit_policy=policy,
             engine_precision=self.generation.precision,
             return_dict_in_generate=True,
         )
-        return output.sequences, output.exit_layers
 
     def _clock(self) -> float:
         if self.generation.synchronize and self.args.device.type == "cuda":
@@ -153,6 +157,27 @@ def _exit_statistics(rows: list[_Row], num_exits: int) -> dict:
         "block_avg": sum(layers) / max(1, len(layers)),
         "exit_layer_counts": [layers.count(layer) for layer in range(1, num_exits + 1)],
     }
+
+
+def _counted(output: EarlyExitOutput) -> Counter:
+    counts = Counter(output.screen or {})
+    if output.kept is not None:
+        counts["kept"], counts["chosen"] = output.kept()
+    return counts
+
+
+def _head_statistics(counts: Counter) -> dict:
+    """top_k_kept: share of tokens that top-k propagation has not changed. Of the questions to a screened LM
+    head, screen_fell_back: the share for which all of it was computed; screen_candidates: the mean number of
+    logits computed exactly for the others."""
+    metrics = {}
+    if counts["chosen"]:
+        metrics["top_k_kept"] = counts["kept"] / counts["chosen"]
+    if counts["asked"]:
+        settled = counts["asked"] - counts["fell_back"]
+        metrics["screen_fell_back"] = counts["fell_back"] / counts["asked"]
+        metrics["screen_candidates"] = counts["candidates"] / max(1, settled)
+    return metrics
 
 
 def _speed(rows: list[_Row], process_seconds: list[float]) -> dict:

@@ -97,9 +97,22 @@ class ExitArguments:
     exit_position_temp: float | None = argument(
         None, "τ of the positional decay λ·(0.9 + 0.1·exp(−τ·t/T)); off if not given."
     )
+    top_propagation: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "K: layers after the first exit see its K likeliest tokens only; with --exit_conf_type "
+            "softmax. Several, of which one may be 'none', make a sweep."
+        },
+    )
+    lm_head_screen: bool = argument(
+        False, "Read the LM head through its int8 copy: the exits and tokens of float32 for less."
+    )
     static_exit_layer: list[str] | None = field(
         default=None,
-        metadata={"help": "Every token leaves at this layer, 1 to L. Several, or 'all', make a sweep."},
+        metadata={
+            "help": "Every token leaves at this layer, 1 to L. Several, 'all', or 'last', full depth, make "
+            "a sweep."
+        },
     )
     engine_precision: str | None = argument(
         None,
@@ -116,11 +129,11 @@ class ExitArguments:
 
     def __post_init__(self):
         """Settings files may give one value where the command line gives a list of them."""
-        if self.static_exit_layer is not None:
-            layers = self.static_exit_layer
-            self.static_exit_layer = [
-                str(layer) for layer in (layers if isinstance(layers, list) else [layers])
-            ]
+        for name in ("static_exit_layer", "top_propagation"):
+            values = getattr(self, name)
+            if values is not None:
+                values = values if isinstance(values, list) else [values]
+                setattr(self, name, [str(value) for value in values])
         if self.exit_conf_threshold is None:
             return
         thresholds = self.exit_conf_threshold
@@ -152,12 +165,25 @@ class ExitArguments:
         """Whether several settings are asked for at once."""
         layers = self.static_exit_layer or []
         thresholds = self.exit_conf_threshold or []
-        if self.use_early_exit and len(self.measures) > 1:
+        if self.use_early_exit and (len(self.measures) > 1 or len(self.top_propagation or []) > 1):
             return True
-        return len(layers) > 1 or layers == ["all"] or len(thresholds) > 1
+        return len(layers) > 1 or layers in (["all"], ["last"]) or len(thresholds) > 1
 
-    def policies(self, num_layers: int | None) -> list[ExitPolicy]:
-        """The exit policies to evaluate on a model of L layers; one unless this is a sweep.
+    @property
+    def propagated(self) -> list[int | None]:
+        """The numbers K given as --top_propagation, each once; None for 'none' and where none is given.
+
+        Raises UsageError for what is no whole number.
+        """
+        result = []
+        for text in self.top_propagation or ["none"]:
+            if text != "none" and not text.lstrip("-").isdigit():
+                raise UsageError(f"--top_propagation {text!r} is neither a whole number nor 'none'")
+            result.append(None if text == "none" else int(text))
+        return list(dict.fromkeys(result))
+
+    def policies(self, num_layers: int | None, vocabulary: int | None = None) -> list[ExitPolicy]:
+        """The exit policies to evaluate, for a model of L layers and so many tokens; one but for a sweep.
 
         With None, before the model is known, values are checked as far as they can be.
 
@@ -165,7 +191,10 @@ class ExitArguments:
         """
         try:
             if self.static_exit_layer is not None:
-                policies = [ExitPolicy(static_layer=layer) for layer in self._static_layers(num_layers)]
+                policies = [
+                    ExitPolicy(static_layer=layer, screen=self.lm_head_screen)
+                    for layer in self._static_layers(num_layers)
+                ]
             elif self.use_early_exit:
                 policies = [
                     ExitPolicy(
@@ -173,15 +202,20 @@ class ExitArguments:
                         threshold=threshold,
                         min_layer=self.exit_min_layer,
                         position_temperature=self.exit_position_temp,
+                        top_k=top_k,
+                        screen=self.lm_head_screen,
                     )
                     for measure in self.measures
                     for threshold in dict.fromkeys(self.exit_conf_threshold or [1.0])
+                    for top_k in self.propagated
                 ]
             else:
-                policies = [ExitPolicy()]
-            if num_layers is not None:
-                for policy in policies:
+                policies = [ExitPolicy(screen=self.lm_head_screen)]
+            for policy in policies:
+                if num_layers is not None:
                     policy.last_layer(num_layers)
+                if vocabulary is not None:
+                    policy.check_vocabulary(vocabulary)
         except ValueError as error:
             raise UsageError(str(error)) from error
         return policies
@@ -189,9 +223,13 @@ class ExitArguments:
     def _static_layers(self, num_layers: int | None) -> list[int]:
         if self.static_exit_layer == ["all"]:
             return list(range(1, (num_layers or 1) + 1))
+        if self.static_exit_layer == ["last"]:
+            return [num_layers or 1]
         layers = []
         for text in self.static_exit_layer:
             if not text.lstrip("-").isdigit():
-                raise UsageError(f"--static_exit_layer {text!r} is neither a layer number nor 'all'")
+                raise UsageError(
+                    f"--static_exit_layer {text!r} is neither a layer number nor 'all' nor 'last'"
+                )
             layers.append(int(text))
         return list(dict.fromkeys(layers))

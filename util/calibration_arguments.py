@@ -10,7 +10,7 @@ from util.arguments import ExitArguments, argument
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
 from util.errors import UsageError
 
-_KNOBS = ("engine_precision", "exit_min_layer")
+_KNOBS = ("engine_precision", "exit_min_layer", "top_propagation")
 
 
 @dataclass
@@ -42,8 +42,8 @@ class CalibrationArguments:
     calibrate_grid: list[str] | None = field(
         default=None,
         metadata={
-            "help": "More knobs under one guarantee: engine_precision=float32,int8 exit_min_layer=1,2. "
-            "Their combinations with --thresholds are searched by Pareto testing."
+            "help": "More knobs under one guarantee: engine_precision=float32,int8 exit_min_layer=1,2 "
+            "top_propagation=none,2000. Their combinations with --thresholds are searched by Pareto testing."
         },
     )
 
@@ -84,14 +84,16 @@ class CalibrationArguments:
         return [dict(zip(knobs, values, strict=True)) for values in product(*knobs.values())]
 
 
-def _value(name: str, text: str) -> str | int:
+def _value(name: str, text: str) -> str | int | None:
     if name == "engine_precision":
         if text not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise ValueError(f"--calibrate_grid: unknown precision {text!r}; known: {known}")
         return text
+    if name == "top_propagation" and text == "none":
+        return None
     if not text.isdigit():
-        raise ValueError(f"--calibrate_grid: minimum layer {text!r} is not a whole number from 0 on")
+        raise ValueError(f"--calibrate_grid: {name} {text!r} is not a whole number from 0 on")
     return int(text)
 
 
@@ -108,6 +110,8 @@ def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, t
             "--do_cali needs --use_early_exit True with one --exit_conf_type, and --thresholds instead of "
             "--exit_conf_threshold"
         )
+    if exits.top_propagation is not None and len(exits.propagated) > 1:
+        raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
     if "oracle" in exits.measures:
         raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
     if calibration.max_calibrate_samples < 2:

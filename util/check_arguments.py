@@ -89,6 +89,13 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
             "--engine_precision has no effect without --deploy_scenario True, --use_early_exit True "
             "or --static_exit_layer"
         )
+    if exits.lm_head_screen and not exits.decodes_with_exits:
+        raise UsageError(
+            "--lm_head_screen has no effect without --deploy_scenario True, --use_early_exit True "
+            "or --static_exit_layer"
+        )
+    if exits.top_propagation is not None and not exits.use_early_exit:
+        raise UsageError("--top_propagation has no effect without --use_early_exit True")
     if exits.use_early_exit and exits.static_exit_layer is not None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:
@@ -111,7 +118,7 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.decodes_with_exits and not training.predict_with_generate:
         raise UsageError("exit flags take effect in generation: add --predict_with_generate")
     if exits.is_sweep and not training.do_eval:
-        raise UsageError("several thresholds, layers or measures make a sweep, which needs --do_eval")
+        raise UsageError("several thresholds, layers, measures or K make a sweep, which needs --do_eval")
     if exits.is_sweep and (training.do_train or training.do_predict):
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
     exits.policies(num_layers=None)

@@ -1,8 +1,10 @@
 """Figures that compare confidence measures, from result files.
 
-python -m util.confidence_plots sweep.json eval_results.json FOLDER
+python -m util.confidence_plots sweep.json --heads eval_results.json --folder FOLDER
+python -m util.confidence_plots sweep.json --time confidence_time.png
 
 sweep.json: of evaluations by static layers and by measures; eval_results.json: of a training of exit heads.
+--time draws only what asking costs.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from util.files import read_json
-from util.plots import plot_sweep, points_by_kind
+from util.plots import plot_sweep
 
 Points = list[dict[str, Any]]
 
@@ -27,9 +29,9 @@ def plot_confidence_time(points: Points) -> Figure:
     times = {point["setting"]: point["metrics"]["eval_ms_per_token"] for point in points}
     full = times[f"static {layers}"]
     measured = {
-        kind: (times[f"{kind} λ=1.0"] - full) / (layers - 1)
-        for kind in points_by_kind(points)
-        if f"{kind} λ=1.0" in times and kind != "oracle"  # which runs all layers to ask its question
+        " ".join(name.split(" λ=1.0")): (taken - full) / (layers - 1)
+        for name, taken in times.items()
+        if "λ=1.0" in name.split() and not name.startswith("oracle")  # which runs all layers to be asked
     }
     figure = Figure(figsize=(6.4, 0.35 * len(measured) + 1.2), layout="constrained")
     axes = figure.add_subplot()
@@ -77,10 +79,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sweep", type=Path)
-    parser.add_argument("heads", type=Path)
-    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("--heads", type=Path)
+    parser.add_argument("--folder", type=Path, help="where the pictures go")
+    parser.add_argument("--time", type=Path, help="where the one picture goes")
     arguments = parser.parse_args()
-    sweep, results = read_json(arguments.sweep), read_json(arguments.heads)
+    sweep = read_json(arguments.sweep)
+    if arguments.time is not None and sweep is not None:
+        plot_confidence_time(sweep["points"]).savefig(arguments.time, dpi=160)
+        return
+    if arguments.heads is None or arguments.folder is None:
+        parser.error("give --heads and --folder, or --time")
+    results = read_json(arguments.heads)
     if sweep is None or results is None:
         parser.error(f"{arguments.sweep if sweep is None else arguments.heads}: no such file")
     figures = {

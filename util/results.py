@@ -40,6 +40,11 @@ TABLE_METRICS = {
 }
 
 
+# Shown where any point has them: of top-k propagation the share of tokens for which the whole head's choice
+# was among the K; of a screened LM head the share of questions for which it was computed whole.
+_SOME_METRICS = {"kept": "eval_top_k_kept", "fell back": "eval_screen_fell_back"}
+
+
 def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
     """What a result needs to be repeated: command, seed, versions, commit, processor and threads."""
     return {
@@ -91,25 +96,37 @@ def write_results(folder: Path, split: str, metrics: dict[str, Any], source: dic
 
 def setting_name(policy: ExitPolicy) -> str:
     """How tables call a policy."""
+    screened = " screened" if policy.screen else ""
     if policy.static_layer is not None:
-        return f"static {policy.static_layer}"
+        return f"static {policy.static_layer}{screened}"
     if policy.measure is None:
-        return "full depth"
+        return f"full depth{screened}"
     name = f"{policy.measure} λ={float(policy.threshold)!r}"
     if policy.min_layer > 1:
         name += f" min={policy.min_layer}"
     if policy.position_temperature is not None:
         name += f" τ={policy.position_temperature:g}"
-    return name
+    if policy.top_k is not None:
+        name += f" K={policy.top_k}"
+    return name + screened
 
 
 def table_rows(points: list[dict[str, Any]]) -> list[list[str]]:
     """Header and a row a point, as text. A point is `{"setting": name, "metrics": {...}}`."""
-    rows = [["setting", *TABLE_METRICS]]
+    columns = dict(TABLE_METRICS)
+    for name, metric in _SOME_METRICS.items():
+        if any(metric in point["metrics"] for point in points):
+            columns[name] = metric
+    rows = [["setting", *columns]]
     for point in points:
-        values = [point["metrics"].get(metric) for metric in TABLE_METRICS.values()]
-        rows.append([point["setting"], *("" if value is None else f"{value:.2f}" for value in values)])
+        rows.append([point["setting"], *(_cell(point["metrics"], metric) for metric in columns.values())])
     return rows
+
+
+def _cell(metrics: dict[str, Any], metric: str) -> str:
+    if metric not in metrics:
+        return ""
+    return f"{metrics[metric]:.{3 if metric in _SOME_METRICS.values() else 2}f}"
 
 
 def markdown_table(rows: list[list[str]]) -> str:

@@ -113,9 +113,9 @@ def verdict(found: dict[str, Any], context: Context) -> str:
         else:
             lines.append(f"  δ = {found['delta']:g} would take about {needed} such prompts")
         return "\n".join(lines)
-    knobs = ""
+    knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
     if found["test"] == "pareto":
-        knobs = f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
+        knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
     step = f"step {found['step']} of {found['settings']}"
     lines = [
         f"certified: {context.measure}, λ = {found['threshold']:g}{knobs}: mean {what} ≤ {found['delta']:g} "

@@ -42,9 +42,11 @@ Measure = Callable[[LayerView], Tensor]
 def softmax_response(logits: Tensor) -> Tensor:
     """Gap between the two likeliest tokens: CALM's "softmax response" (section 3.5).
 
-    logits: [rows, vocabulary], unnormalised, any float dtype, vocabulary >= 2.
-    Returns [rows], float32 in [0, 1].
+    logits: [rows, vocabulary], unnormalised, any float dtype. Returns [rows], float32 in [0, 1]; 1 where
+    there is only one token.
     """
+    if logits.shape[-1] == 1:
+        return logits.new_ones(len(logits), dtype=torch.float32)
     top2 = logits.float().softmax(-1).topk(2, dim=-1).values  # [rows, 2]
     return top2[:, 0] - top2[:, 1]
 

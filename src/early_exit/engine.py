@@ -5,7 +5,7 @@ state propagation and shared sources, `early_exit.weights` for the layout of the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,12 +16,14 @@ from early_exit.heads import HeadRun, HeadWeights
 from early_exit.memory import ExitStates, SourceMemory, TokenMemory, check_memory
 from early_exit.policy import ExitPolicy
 from early_exit.rows import Rows, on_device
+from early_exit.screen import ScreenedHead
+from early_exit.vocabulary import FullReader, Look, PropagatedReader, Scores, ScreenedReader
 from early_exit.weights import DecoderWeights, normed
 
 # Rows are dropped from the caches once no more than this share of them is unfinished.
 _COMPACT_BELOW = 0.5
 
-NextTokens = Callable[[np.ndarray, Tensor], tuple[Tensor, np.ndarray]]
+NextTokens = Callable[[np.ndarray, Scores], tuple[Tensor, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,20 @@ class DecodedBatch:
     NaN where no exit was tried and after the end. highest_kept: [rows] float32, the highest confidence
     that did not exit; lowest_left: [rows], the lowest that did (-inf and inf where there is none), each
     divided by the threshold's decay at its position, so that they compare with λ: the row's text is the
-    same at every λ' with highest_kept <= λ' < lowest_left.
+    same at every λ' with highest_kept <= λ' < lowest_left. With a screened LM head, confidences and
+    lowest_left are lower bounds and highest_kept is an upper one.
+    screen: with a screened LM head, how often it was "asked", how many "candidates" it computed exactly where
+    it knew the answer, and how often it "fell_back" on the whole head. kept: with top-k propagation, a call
+    that gives of how many tokens the whole head's choice was among the K, and of how many in all; it computes
+    the whole head for every token.
     """
 
     exit_layers: Tensor
     confidences: Tensor
     highest_kept: Tensor
     lowest_left: Tensor
+    screen: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
 
 
 @torch.no_grad()
@@ -52,6 +61,7 @@ def decode(
     max_new_tokens: int,
     row_sources: np.ndarray | None = None,
     exit_head: HeadWeights | None = None,
+    screened_head: ScreenedHead | None = None,
 ) -> DecodedBatch:
     """Decodes a batch.
 
@@ -59,21 +69,31 @@ def decode(
     padded, or None. row_sources: [rows] int64, the source of each row; row i reads source i if None.
         Rows of one source are cheapest next to each other.
     prefix: [rows, n >= 1] int64, what decoding starts from; all but its last token run at full depth.
-    next_tokens: gets the numbers of the unfinished rows [active] and their logits [active, vocabulary];
+    next_tokens: gets the numbers of the unfinished rows [active] and their `vocabulary.Scores`;
         returns their tokens [active] int64 and which of them end [active] bool, on the host.
     exit_head: the exit head that the policy's measure names, if it does.
+    screened_head: what to read instead of the LM head where the policy wants that; the LM head if None.
 
     Raises ValueError where thresholds, sources or positions do not fit, for a source that is empty or all
     padding, for memories that the device cannot hold, and for NaN confidences.
     """
     rows, positions = len(prefix), prefix.shape[1] + max_new_tokens
     policy.check_rows(rows)
+    policy.check_vocabulary(weights.head.width)
     row_sources = np.arange(rows) if row_sources is None else np.asarray(row_sources)
     _check_sources(source, source_mask, row_sources, rows)
     if positions > weights.longest:
         raise ValueError(f"{positions} positions; the weights were packed for {weights.longest}")
     check_memory(weights, exit_head, rows, positions, *source.shape[:2])
-    run = _Run(weights, exit_head, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens)
+    if policy.top_k is not None:
+        reader = PropagatedReader(weights, policy.top_k)
+    elif policy.screen and screened_head is not None:
+        reader = ScreenedReader(weights, screened_head)
+    else:
+        reader = FullReader(weights)
+    run = _Run(
+        weights, reader, exit_head, source, source_mask, row_sources, policy, prefix.shape[1], max_new_tokens
+    )
     for position in range(prefix.shape[1] - 1):
         run.full_depth(prefix[:, position])
     tokens = prefix[:, -1]
@@ -109,6 +129,7 @@ class _Run:
     def __init__(
         self,
         weights,
+        reader,
         exit_head,
         source,
         source_mask,
@@ -118,9 +139,8 @@ class _Run:
         new_tokens,
     ):
         rows = len(row_sources)
-        if isinstance(policy.threshold, Tensor):
-            policy = replace(policy, threshold=policy.threshold.cpu())
         self._weights = weights
+        self._reader = reader
         self._policy = policy
         self._measure = None if policy.measure is None else get_measure(policy.measure)
         self._last_layer = policy.last_layer(len(weights.layers))
@@ -132,6 +152,8 @@ class _Run:
         self.active = np.arange(rows)
         self._rows = Rows(np.arange(rows), row_sources, source.device)  # the active ones
         self._position, self._step, self._new_tokens = 0, 0, new_tokens
+        thresholds = torch.as_tensor(policy.threshold, dtype=torch.float64).cpu()
+        self._thresholds = thresholds.expand(rows).numpy()
         self._exit_layers = np.zeros((rows, new_tokens), dtype=np.int64)
         self._confidences = np.full((rows, new_tokens), np.nan, dtype=np.float32)
         self._highest_kept = np.full(rows, -np.inf, dtype=np.float32)
@@ -146,48 +168,37 @@ class _Run:
                 self._head.logits(layer, self._rows, self._position, hidden)  # which later tokens attend to
         self._position += 1
 
-    def step(self, tokens: Tensor) -> Tensor:
-        """Runs the last tokens [active] until each leaves. Returns logits [active, vocabulary]."""
+    def step(self, tokens: Tensor) -> Scores:
+        """Runs the last tokens [active] until each leaves. Returns what the next are chosen from."""
         hidden, rows = self._weights.embed(tokens), self._rows
         inside = np.arange(len(tokens))  # among the active rows, those that have not left
         planned = self._policy.planned_layers(self._step, len(self._exit_layers))
-        logits = _RowByRow(len(tokens), self._device)
-        later = []  # rows without logits yet, and their exit states: the LM head runs once for them all
         for layer in range(1, self._last_layer + 1):
             previous, hidden = hidden, self._run_layer(layer, rows, hidden)
             asks = self._policy.tries_exit(layer, len(self._weights.layers))
             if not asks and planned is None and layer < self._last_layer:
                 continue
-            view = self._view(layer, rows, hidden, previous)
-            active = self.active[inside]
+            look, active = self._reader.look(inside, hidden), self.active[inside]
             if planned is not None:
                 leaves = planned[active] == layer
             elif asks:
-                leaves = self._decide(active, view)
+                leaves = self._decide(active, look, self._view(layer, rows, look, previous))
             else:
                 leaves = np.ones(len(active), dtype=bool)
             if not leaves.any():
                 continue
             self._exit_layers[active[leaves], self._step] = layer
-            chosen = None if leaves.all() else on_device(leaves.nonzero()[0], self._device)
-            states = hidden if chosen is None else hidden[chosen]
+            self._reader.leave(look, leaves)
             if layer < self._last_layer:
-                self._exit_states.leave(rows.of(leaves), self._position, states)
-            known = view.logits.value  # a measure that asked for logits has computed these
-            if known is None:
-                later.append((inside[leaves], states))
-            else:
-                logits.put(inside[leaves], known if chosen is None else known[chosen])
-            if chosen is None:
+                leaving = hidden if leaves.all() else hidden[on_device(leaves.nonzero()[0], self._device)]
+                self._exit_states.leave(rows.of(leaves), self._position, leaving)
+            if leaves.all():
                 break
             inside, rows = inside[~leaves], rows.of(~leaves)
             hidden = hidden[on_device((~leaves).nonzero()[0], self._device)]
-        if later:
-            places, states = _in_order(*zip(*later, strict=True))
-            logits.put(places, self._logits(states))
         self._position += 1
         self._step += 1
-        return logits.value
+        return self._reader.scores(len(tokens))
 
     def finish(self, ends: np.ndarray) -> None:
         """Takes rows that have ended, [active] bool, out of the batch."""
@@ -206,6 +217,8 @@ class _Run:
             torch.from_numpy(self._confidences[:, : self._step]).to(self._device),
             torch.from_numpy(self._highest_kept).to(self._device),
             torch.from_numpy(self._lowest_left).to(self._device),
+            screen=self._reader.counts,
+            kept=self._reader.kept,
         )
 
     def _run_layer(self, layer: int, rows: Rows, hidden: Tensor) -> Tensor:
@@ -225,7 +238,9 @@ class _Run:
             inner = self._weights.activation(inner)
         return weights.feed_forward_out.add(inner, hidden)
 
-    def _view(self, layer: int, rows: Rows, hidden: Tensor, previous: Tensor) -> LayerView:
+    def _view(self, layer: int, rows: Rows, look: Look, previous: Tensor) -> LayerView:
+        hidden = look.states
+
         def head() -> Tensor:
             if self._head is None:
                 raise ValueError(f"decoding with measure {self._policy.measure!r} needs its exit head")
@@ -238,64 +253,26 @@ class _Run:
                 self._tokens.forget(deeper - 1, rows, self._position)  # the token may still leave here
             return self._logits(deepest).argmax(-1)
 
-        return LayerView(hidden, previous, _Once(self._logits, hidden), head, final_tokens)
+        return LayerView(hidden, previous, look.logits, head, final_tokens)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._weights.head(normed(hidden, self._weights.norm_floor)).float()
 
-    def _decide(self, active: np.ndarray, view: LayerView) -> np.ndarray:
+    def _decide(self, active: np.ndarray, look: Look, view: LayerView) -> np.ndarray:
         """Which of the rows at hand, numbered `active` in the batch, leave: bool, on the host. Keeps the
         extremes of both sides."""
-        confidence = self._measure(view).cpu().numpy()  # [n]; the one wait for the device in a layer
-        if np.isnan(confidence).any():
+        decay = self._policy.decay(self._step, self._new_tokens)
+        limits = (self._thresholds[active] * decay).astype(np.float32)
+        bounds = self._reader.response(look, limits) if self._policy.measure == "softmax" else None
+        if bounds is None:
+            confidence = self._measure(view).cpu().numpy()  # [n]; the one wait for the device in a layer
+            bounds = confidence, confidence
+        low, high = bounds
+        if np.isnan(low).any():
             raise self._policy.nan_error()
-        limit = self._policy.threshold_at(self._step, self._new_tokens)
-        limits = torch.as_tensor(limit, dtype=torch.float32).expand(len(self._exit_layers)).numpy()
-        leaves = confidence > limits[active]
-        self._confidences[active[leaves], self._step] = confidence[leaves]
-        scaled = confidence / self._policy.decay(self._step, self._new_tokens)
+        leaves = low > limits
+        self._confidences[active[leaves], self._step] = low[leaves]
         kept, left = active[~leaves], active[leaves]
-        self._highest_kept[kept] = np.maximum(self._highest_kept[kept], scaled[~leaves])
-        self._lowest_left[left] = np.minimum(self._lowest_left[left], scaled[leaves])
+        self._highest_kept[kept] = np.maximum(self._highest_kept[kept], high[~leaves] / decay)
+        self._lowest_left[left] = np.minimum(self._lowest_left[left], low[leaves] / decay)
         return leaves
-
-
-def _in_order(places: tuple[np.ndarray, ...], parts: tuple[Tensor, ...]) -> tuple[np.ndarray, Tensor]:
-    """Parts of rows as one part whose places rise."""
-    if len(parts) == 1:
-        return places[0], parts[0]
-    together = np.concatenate(places)
-    order = np.argsort(together)
-    return together[order], torch.cat(parts)[on_device(order, parts[0].device)]
-
-
-class _RowByRow:
-    """A tensor [rows, …] that gets its rows in several parts; one part that is all of it is not copied.
-
-    The places of a part must rise.
-    """
-
-    def __init__(self, rows: int, device: torch.device):
-        self._rows, self._device = rows, device
-        self.value: Tensor | None = None
-
-    def put(self, places: np.ndarray, part: Tensor) -> None:
-        if len(places) == self._rows:
-            self.value = part
-            return
-        if self.value is None:
-            self.value = part.new_empty(self._rows, *part.shape[1:])
-        self.value[on_device(places, self._device)] = part
-
-
-class _Once:
-    """Calls a function at most once and keeps what it gave, None before."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], argument: Tensor):
-        self._function, self._argument = function, argument
-        self.value: Tensor | None = None
-
-    def __call__(self) -> Tensor:
-        if self.value is None:
-            self.value = self._function(self._argument)
-        return self.value

@@ -108,15 +108,10 @@ class _Int8Linear(Linear):
     def __init__(self, weight: Tensor, relu: bool):
         self._engine, self.width = _quantized_engine(), weight.shape[0]
         self._levels, self._relu = _int8_levels(self._engine), relu
-        scales = weight.abs().amax(dim=1).clamp(min=_SMALLEST) / 127
-        zeros = torch.zeros(len(scales), dtype=torch.long)
         before = torch.backends.quantized.engine
         torch.backends.quantized.engine = self._engine
         try:
-            with warnings.catch_warnings():  # these names move to another package one day
-                warnings.simplefilter("ignore")
-                quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-                self._matrix = torch.ops.quantized.linear_prepack(quantized, None)
+            self._matrix = torch.ops.quantized.linear_prepack(_quantized(weight), None)
         finally:
             torch.backends.quantized.engine = before
 
@@ -151,6 +146,39 @@ class _Int8Linear(Linear):
         operation = torch.ops.quantized.linear_dynamic
         product = operation(torch.cat([inputs, extremes]), self._matrix)[:-1]
         return product.relu_() if self._relu else product
+
+
+class Int8Product:
+    """Products of integers with a weight rounded to int8, without any rounding of the inputs.
+
+    They are exact but for float32's rounding of the result; see `has_exact_int8`.
+    weight: [out, in]. levels: the largest magnitude that an input may have. rounded: [out, in] float32, the
+    weight that is multiplied with.
+    """
+
+    def __init__(self, weight: Tensor):
+        weight = weight.detach().float()
+        self._linear = _Int8Linear(weight, relu=False)
+        self.levels = self._linear._levels
+        self.rounded = _quantized(weight).dequantize()
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Whole numbers in [−levels, levels] as float32 [rows, in] → [rows, out]."""
+        return self._linear._product(inputs, self.levels)
+
+
+def has_exact_int8(device: torch.device) -> bool:
+    """Whether `Int8Product` runs on the device. qnnpack, on Arm, chooses its inputs' scale itself."""
+    return has_int8(device) and _quantized_engine() == "fbgemm"
+
+
+def _quantized(weight: Tensor) -> Tensor:
+    """A weight [out, in] in int8 with a scale for every output."""
+    scales = weight.abs().amax(dim=1).clamp(min=_SMALLEST) / 127
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    with warnings.catch_warnings():  # these names move to another package one day
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
 
 
 _ROWS_AT_ONCE = 512  # what the steps of one product hand on stays in the processor's cache

@@ -1,6 +1,7 @@
 """When a token leaves: measure, threshold, minimum layer and positional decay, or layers fixed beforehand.
 
-References: CALM, Schuster et al. 2022, section 3.2 and equation 5 (decaying threshold).
+References: CALM, Schuster et al. 2022, section 3.2 and equation 5 (decaying threshold). Top-k token
+propagation comes from a research fork of FREE.
 """
 
 import math
@@ -23,6 +24,12 @@ class ExitPolicy:
     min_layer: no exit is tried before so many layers have run; 0 and 1 both allow one after the
         first.
     position_temperature: τ >= 0 of the positional decay, None for a constant threshold.
+    top_k: deeper layers than the first that tries an exit see only the K likeliest tokens of that one, in
+        softmax response and in the choice of the token (top-k token propagation); 1 <= K <= vocabulary,
+        with the measure softmax. Confidence is then a share among these K, so that a threshold for one
+        K is none for another.
+    screen: read the LM head through its int8 copy (`early_exit.screen`): the tokens and exits of the
+        whole float32 head for less. Confidences are then lower bounds.
     static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
         every new token, [steps] or [rows, steps], whose last column holds for all later tokens: layers
         that sink with the position (SkipDecode, Del Corro et al. 2023), or exits replayed.
@@ -35,6 +42,8 @@ class ExitPolicy:
     min_layer: int = 0
     position_temperature: float | None = None
     static_layer: int | Tensor | None = None
+    top_k: int | None = None
+    screen: bool = False
 
     def __post_init__(self):
         if self.measure is not None:
@@ -52,6 +61,22 @@ class ExitPolicy:
         temperature = self.position_temperature
         if temperature is not None and not (0 <= temperature < math.inf):
             raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
+
+        if self.top_k is not None:
+            self._check_top_k()
+
+    def _check_top_k(self) -> None:
+        if self.measure != "softmax":
+            raise ValueError(f"top-k propagation goes with the measure softmax, not with {self.measure!r}")
+        if self.screen:
+            raise ValueError("top-k propagation and a screened LM head exclude each other")
+        if self.top_k < 1:
+            raise ValueError(f"{self.top_k} propagated tokens; allowed: 1 and above")
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises ValueError where more tokens are to be propagated than there are."""
+        if self.top_k is not None and self.top_k > size:
+            raise ValueError(f"{self.top_k} propagated tokens, of a vocabulary of {size}")
 
     def _check_static(self) -> None:
         layers = torch.as_tensor(self.static_layer)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
 from early_exit.policy import ExitPolicy
+from early_exit.vocabulary import NOT_PROPAGATED
 
 
 class DecoderSteps(Protocol):
@@ -83,13 +84,14 @@ def decode_reference(
 
     tokens, exit_layers, confidences = prefix, [], []
     for position in range(max_new_tokens):
+        exit_logits = _ExitLogits(decoder, policy.top_k)
         hidden, layer, confidence = _run_until_exit(
-            decoder, decoder.embed(tokens[-1:]), history, policy, position, max_new_tokens
+            decoder, exit_logits, decoder.embed(tokens[-1:]), history, policy, position, max_new_tokens
         )
         for skipped in range(layer + 1, last_layer + 1):
             decoder.fill_layer(skipped, hidden)
             history[skipped].append(hidden)
-        token, ends = next_token(tokens[None], decoder.logits(hidden))
+        token, ends = next_token(tokens[None], exit_logits(layer, hidden))
         tokens = torch.cat([tokens, token])
         exit_layers.append(layer)
         confidences.append(confidence)
@@ -103,8 +105,30 @@ def decode_reference(
     )
 
 
+class _ExitLogits:
+    """Logits [1, vocabulary] of one token's exits; with top-k propagation, NOT_PROPAGATED but for the K
+    likeliest at the first layer that was asked."""
+
+    def __init__(self, decoder: DecoderSteps, top_k: int | None):
+        self._decoder, self._top_k = decoder, top_k
+        self._proposed: tuple[int, Tensor] | None = None  # the layer, and which tokens
+
+    def propose(self, layer: int, hidden: Tensor) -> None:
+        """To be called with each exit that is tried."""
+        if self._top_k is not None and self._proposed is None:
+            self._proposed = (layer, self._decoder.logits(hidden).topk(self._top_k).indices)
+
+    def __call__(self, layer: int, hidden: Tensor) -> Tensor:
+        logits = self._decoder.logits(hidden)
+        if self._proposed is None or layer == self._proposed[0]:
+            return logits
+        ids = self._proposed[1]
+        return torch.full_like(logits, NOT_PROPAGATED).scatter(1, ids, logits.gather(1, ids))
+
+
 def _run_until_exit(
     decoder: DecoderSteps,
+    exit_logits: _ExitLogits,
     hidden: Tensor,
     history: dict[int, list[Tensor]],
     policy: ExitPolicy,
@@ -120,10 +144,11 @@ def _run_until_exit(
         history[layer].append(hidden)
         if not policy.tries_exit(layer, decoder.num_layers):
             continue
+        exit_logits.propose(layer, hidden)
         view = LayerView(
             hidden,
             previous,
-            logits=partial(decoder.logits, hidden),
+            logits=partial(exit_logits, layer, hidden),
             head=partial(_head_logits, decoder, policy.measure, layer, history[layer]),
             final_tokens=partial(_final_tokens, decoder, layer, hidden),
         )

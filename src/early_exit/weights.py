@@ -36,9 +36,11 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A decoder. head: d_model → vocabulary of what `normed` gives, the model's scale folded in.
+    """A decoder. head: d_model → vocabulary of what `normed` gives, the model's scale folded in. The same
+    product from the model's own weights: what `normed` gives, times head_scale, with the rows of vocabulary.
 
     The residual stream is float32 in every precision; `dtype` is that of keys, values and logits.
+    precision: a name of `early_exit.linear.PRECISIONS`, of all products.
     activation: pointwise function of the feed-forward, None where its product includes it; gated:
     whether the result is multiplied with the second half of the product. norm_floor: scalar, √(d_model
     times the norms' epsilon), see `normed`.
@@ -47,12 +49,15 @@ class DecoderWeights:
     embedding: Tensor  # [vocabulary, d_model]
     layers: tuple[LayerWeights, ...]
     head: Linear
+    vocabulary: Tensor  # [vocabulary, d_model]
+    head_scale: Tensor  # [d_model], float32
     heads: int
     head_dim: int
     activation: Callable[[Tensor], Tensor] | None
     gated: bool
     norm_floor: Tensor
     dtype: torch.dtype
+    precision: str
 
     @property
     def d_model(self) -> int:

@@ -164,7 +164,7 @@ def test_the_figures_of_a_comparison(together, tmp_path):
     assert call(*eval_flags(together, output, *flags, "0.5", "1.0", "--deploy_scenario", "True")) == 0
     static = ["--static_exit_layer", "all", "--deploy_scenario", "True"]
     assert call(*eval_flags(together, output, *static)) == 0
-    arguments = [output / "sweep.json", together / "eval_results.json", tmp_path]
+    arguments = [output / "sweep.json", "--heads", together / "eval_results.json", "--folder", tmp_path]
     command = [sys.executable, "-m", "util.confidence_plots", *map(str, arguments)]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
     drawn = sorted(path.stem for path in tmp_path.glob("*.png"))

@@ -15,7 +15,7 @@ def probabilities(logits):
 
 def softmax_response(hidden, previous, logits, head, final):
     """Gap of the two largest probabilities, in float64 and plain Python."""
-    second, first = sorted(probabilities(logits))[-2:]
+    *_, second, first = [0.0, *sorted(probabilities(logits))]
     return first - second
 
 

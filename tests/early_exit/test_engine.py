@@ -13,8 +13,8 @@ from tests.tiny import MODELS
 WEIGHTS = decoder_weights(MODELS["t5"], positions=16)
 
 
-def greedy(active, logits):
-    return logits.argmax(-1), np.zeros(len(active), dtype=bool)
+def greedy(active, scores):
+    return scores.tokens(), np.zeros(len(active), dtype=bool)
 
 
 def decode_some(**changes):

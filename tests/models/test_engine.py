@@ -1,14 +1,18 @@
 """The engine against the reference, and rows of a batch against the same rows alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import T5Config
 
 from early_exit import ExitPolicy, decode
 from models.adapter import decoder_weights
 from models.generation import reference_generate
+from models.t5 import EarlyExitT5
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, MODELS, TOLERANCES, source_batch, tiny_model
 
@@ -86,8 +90,8 @@ def test_rows_of_one_source_share_it_and_decode_as_they_do_alone():
         source = model.encoder(**inputs).last_hidden_state
     tokens = [[] for _ in row_sources]
 
-    def next_tokens(active, logits):
-        chosen = logits.argmax(-1)
+    def next_tokens(active, scores):
+        chosen = scores.tokens()
         for row, token in zip(active, chosen.tolist(), strict=True):
             tokens[row].append(token)
         return chosen, (chosen == 1).numpy()
@@ -162,3 +166,90 @@ def test_the_engine_sees_that_weights_have_changed(change):
     after = model.generate(**inputs, max_new_tokens=8, exit_policy=FULL_DEPTH)
     assert torch.equal(after, model.generate(**inputs, max_new_tokens=8))
     assert not torch.equal(after, before)
+
+
+@given(
+    family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 9), seed=st.integers(0, 99), data=st.data()
+)
+def test_a_screened_head_changes_no_token_and_no_exit(family, rows, seed, data):
+    policy = data.draw(batch_policies(rows).filter(lambda policy: policy.top_k is None))
+    options = {**source_batch(rows, 9, seed), "max_new_tokens": 10, "return_dict_in_generate": True}
+    if data.draw(st.booleans()):
+        options["no_repeat_ngram_size"] = 2  # wants all logits
+    plain = MODELS[family].generate(**options, exit_policy=policy)
+    screened = MODELS[family].generate(**options, exit_policy=replace(policy, screen=True))
+    assert torch.equal(screened.sequences, plain.sequences)
+    assert torch.equal(screened.exit_layers, plain.exit_layers)
+    assert not (screened.confidences > plain.confidences + 1e-4).any()
+    assert (screened.highest_kept >= plain.highest_kept - 1e-4).all()
+    assert (screened.lowest_left <= plain.lowest_left + 1e-4).all()
+    assert screened.screen is not None
+
+
+@given(rows=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())
+def test_all_tokens_propagated_is_plain_softmax_response(rows, seed, data):
+    thresholds = data.draw(st.lists(st.floats(0, 0.5, width=32), min_size=rows, max_size=rows))
+    policy = ExitPolicy(measure="softmax", threshold=torch.tensor(thresholds))
+    options = {**source_batch(rows, 9, seed), "max_new_tokens": 10, "return_dict_in_generate": True}
+    plain = MODELS["t5"].generate(**options, exit_policy=policy)
+    everything = MODELS["t5"].generate(**options, exit_policy=replace(policy, top_k=97))
+    assert torch.equal(everything.sequences, plain.sequences)
+    assert torch.equal(everything.exit_layers, plain.exit_layers)
+    kept, total = everything.kept()
+    assert kept == total == (plain.exit_layers > 0).sum()
+
+
+def test_kept_counts_the_tokens_that_the_whole_head_would_choose():
+    """Against the same exits and tokens, replayed with the whole head."""
+    model, inputs = MODELS["t5"], source_batch(1, 9, seed=5)
+    policy = ExitPolicy(measure="softmax", threshold=0.3, top_k=5)
+    decoded = model.generate(**inputs, max_new_tokens=12, exit_policy=policy, return_dict_in_generate=True)
+    layers = decoded.exit_layers[0]
+    replayed = decoded.sequences[:, : 1 + len(layers)]
+    expected = 0
+    for step, layer in enumerate(layers.tolist()):
+        schedule = torch.cat([layers[:step], torch.tensor([layer])])
+        again = model.generate(
+            **inputs,
+            decoder_input_ids=replayed[:, :1],
+            max_new_tokens=step + 1,
+            exit_policy=ExitPolicy(static_layer=schedule),
+            return_dict_in_generate=True,
+            logits_processor=[_Forced(replayed[0, : step + 1])],
+        )
+        expected += int(again.sequences[0, step + 1] == replayed[0, step + 1])
+    assert decoded.kept() == (expected, len(layers))
+    assert 0 < expected < len(layers)
+
+
+class _Forced:
+    """Makes the tokens of a text, as far as it goes."""
+
+    def __init__(self, text):
+        self._text = text
+
+    def __call__(self, input_ids, scores):
+        place = input_ids.shape[1]
+        if place >= len(self._text):
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self._text[place]] = 0
+        return forced
+
+
+def test_top_k_with_rows_that_leave_at_different_layers_gathers_what_is_left():
+    """A wide vocabulary, where the rows of the head are gathered."""
+    config = T5Config(**MODELS["t5"].config.to_diff_dict() | {"vocab_size": 4000})
+    torch.manual_seed(0)
+    model = EarlyExitT5(config).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    policy = ExitPolicy(measure="softmax", threshold=torch.tensor([0.02, 0.04, 0.06, 0.3]), top_k=20)
+    options = {**source_batch(4, 9), "max_new_tokens": 10, "return_dict_in_generate": True}
+    expected = model.generate(**options, exit_policy=policy, custom_generate=reference_generate)
+    for precision in ("float32", "int8"):
+        decoded = model.generate(**options, exit_policy=policy, engine_precision=precision)
+        if precision == "float32":
+            assert torch.equal(decoded.sequences, expected.sequences)
+            assert torch.equal(decoded.exit_layers, expected.exit_layers)
+    assert len(set(expected.exit_layers.flatten().tolist())) > 2

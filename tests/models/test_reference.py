@@ -29,6 +29,7 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
         if isinstance(static_layer, torch.Tensor):
             static_layer = static_layer[min(position, len(static_layer) - 1)]
         state, exit_layer, confidence = stack.embed_tokens(token), None, float("nan")
+        proposed = None  # the tokens that deeper layers choose from, with top-k propagation
         for layer in range(1, num_layers + 1):
             given_states[layer] = torch.cat([given_states[layer], state], dim=1)
             if exit_layer is not None:
@@ -37,21 +38,35 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
             if layer in (static_layer, num_layers):
                 exit_layer = layer
             elif policy.measure and max(policy.min_layer, 1) <= layer:
-                seen = confidence_from_lists(model, policy.measure, layer, given_states, state, source)
+                logits = exit_logits(model, state, proposed)
+                if policy.top_k is not None and proposed is None:
+                    proposed = sorted(logits, key=logits.get)[-policy.top_k :]
+                seen = confidence_from_lists(
+                    model, policy.measure, layer, given_states, state, source, list(logits.values())
+                )
                 threshold = policy.threshold
                 if policy.position_temperature is not None:
                     decay = math.exp(-policy.position_temperature * position / max_new_tokens)
                     threshold *= 0.9 + 0.1 * decay
                 if seen > threshold:
                     exit_layer, confidence = layer, seen
-        token = model.exit_logits(state).argmax(-1)
-        result.append((token.item(), exit_layer, confidence))
-        if token.item() == 1:
+                    proposed = proposed if layer > max(policy.min_layer, 1) else None
+        logits = exit_logits(model, state, proposed)
+        chosen = max(logits, key=logits.get)
+        result.append((chosen, exit_layer, confidence))
+        if chosen == 1:
             break
+        token = torch.tensor([[chosen]])
     return result
 
 
-def confidence_from_lists(model, measure, layer, given_states, state, source) -> float:
+def exit_logits(model, state, tokens) -> dict[int, float]:
+    """Logits of an exit by token, of all tokens or of those given."""
+    logits = model.exit_logits(state)[0, 0].tolist()
+    return {token: logits[token] for token in tokens or range(len(logits))}
+
+
+def confidence_from_lists(model, measure, layer, given_states, state, source, logits) -> float:
     """The measure's definition after a layer, from the states that all layers were given and its output."""
     head = final = None
     if measure in HEADS:
@@ -63,8 +78,8 @@ def confidence_from_lists(model, measure, layer, given_states, state, source) ->
             states = torch.cat([given_states[deeper], deeper_state], dim=1)
             deeper_state = run_layer_over_all(model, deeper, states, source)
         final = model.exit_logits(deeper_state).argmax(-1).item()
-    lists = (each[0, 0].tolist() for each in (state, given_states[layer][:, -1:], model.exit_logits(state)))
-    return DEFINITIONS["vanilla_classifier" if measure in HEADS else measure](*lists, head, final)
+    states = (each[0, 0].tolist() for each in (state, given_states[layer][:, -1:]))
+    return DEFINITIONS["vanilla_classifier" if measure in HEADS else measure](*states, logits, head, final)
 
 
 def run_layer_over_all(model, layer, states, source):

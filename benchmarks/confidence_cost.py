@@ -1,0 +1,165 @@
+"""What asking for confidence costs: naive softmax, top-k propagation, the screened LM head, and others.
+
+    python benchmarks/confidence_cost.py --shape t5-small --json confidence_cost.json
+
+The worst case: confidence is asked after every layer and no token leaves (λ = 1). A ratio is the median over
+turns of a method's time to that of the engine's full depth without confidence in the same turn; encoder
+included, random weights, end-of-sequence off. `--gather` times ways to read K rows of the head instead.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+from systems import VOCABULARY, random_model
+
+from early_exit import ExitPolicy
+from early_exit.linear import pack
+from util.files import write_json
+from util.results import markdown_table, provenance
+
+METHODS = {
+    "no confidence": ExitPolicy(),
+    "no confidence, screened": ExitPolicy(screen=True),
+    "naive softmax": ExitPolicy(measure="softmax", threshold=1.0),
+    "top-k 2000": ExitPolicy(measure="softmax", threshold=1.0, top_k=2000),
+    "screened": ExitPolicy(measure="softmax", threshold=1.0, screen=True),
+    "linear head": ExitPolicy(measure="vanilla_classifier", threshold=1.0),
+    "hidden_state": ExitPolicy(measure="hidden_state", threshold=1.0),
+}
+
+
+def costs(options, precision: str, batch: int) -> list[dict]:
+    """A row a method."""
+    model = random_model(options.shape)
+    if "vanilla_classifier" not in model.exit_heads:
+        model.add_exit_heads("vanilla_classifier")
+    source = torch.randint(3, VOCABULARY - 128, (batch, options.source))
+
+    def seconds(policy: ExitPolicy) -> float:
+        begin = time.perf_counter()
+        model.generate(
+            input_ids=source,
+            max_new_tokens=options.new_tokens,
+            exit_policy=policy,
+            engine_precision=precision,
+        )
+        return time.perf_counter() - begin
+
+    taken = {name: [] for name in METHODS}
+    for policy in METHODS.values():
+        seconds(policy)  # packs weights
+    for _ in range(options.rounds):
+        for name, policy in METHODS.items():
+            taken[name].append(seconds(policy))
+    return [
+        {
+            "method": name,
+            "shape": options.shape,
+            "batch": batch,
+            "precision": precision,
+            "ms_per_token": 1000 * statistics.median(times) / (batch * options.new_tokens),
+            "ratio_to_no_confidence": statistics.median(
+                own / base for own, base in zip(times, taken["no confidence"], strict=True)
+            ),
+        }
+        for name, times in taken.items()
+    ]
+
+
+def gathering(options) -> list[dict]:
+    """Milliseconds of ways to get the logits of K tokens for each row: once for the step, and a layer."""
+    weight = random_model(options.shape).lm_head.weight.detach()
+    head, head_int8 = pack(weight, "float32"), pack(weight, "int8")
+    rows = []
+    for batch in options.batch:
+        for k in (2000, 10000):
+            states = torch.randn(batch, weight.shape[1])
+            logits = head(states)
+            ids = logits.topk(k, sorted=False).indices  # [batch, K]
+            gathered = weight.index_select(0, ids.flatten()).view(batch, k, -1)
+            union, places = ids.unique(return_inverse=True)
+            together = weight.index_select(0, union)
+            ways = {
+                "topk of all logits": lambda y=logits, k=k: y.topk(k, sorted=False),
+                "gather K rows: weight[ids]": lambda i=ids: weight[i],
+                "gather K rows: index_select": lambda i=ids: weight.index_select(0, i.flatten()),
+                "product with the gathered rows": lambda g=gathered, s=states: torch.bmm(g, s[:, :, None]),
+                "gather the union of K rows": lambda i=ids: weight.index_select(0, i.unique()),
+                "product with the union": lambda t=together, s=states, p=places: (s @ t.T).gather(1, p),
+                "all logits, K taken": lambda s=states, i=ids: head(s).gather(1, i),
+                "all logits in int8, K taken": lambda s=states, i=ids: head_int8(s).gather(1, i),
+            }
+            for name, way in ways.items():
+                times = []
+                for _ in range(options.rounds * 3):
+                    begin = time.perf_counter()
+                    way()
+                    times.append(time.perf_counter() - begin)
+                milliseconds = 1000 * statistics.median(times)
+                rows.append({"way": name, "batch": batch, "k": k, "union": len(union), "ms": milliseconds})
+    return rows
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", default="t5-small", choices=("t5-small", "t5-base"))
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--precision", nargs="+", default=["float32", "int8"])
+    parser.add_argument("--source", type=int, default=256)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of every method")
+    parser.add_argument("--quick", action="store_true", help="two turns")
+    parser.add_argument("--gather", action="store_true", help="ways to read K rows of the head")
+    parser.add_argument("--json", type=Path, help="where the results go")
+    options = parser.parse_args()
+    options.rounds = 2 if options.quick else options.rounds
+    torch.set_num_threads(options.threads)
+    return options
+
+
+@torch.no_grad()
+def main() -> None:
+    """Prints a table; with --json writes it."""
+    options = read_options()
+    results = {**provenance(0, "cpu")}
+    if options.gather:
+        results["rows"] = gathering(options)
+        table = [["way", "batch", "K", "ms"]]
+        table += [
+            [row["way"], str(row["batch"]), str(row["k"]), f"{row['ms']:.2f}"] for row in results["rows"]
+        ]
+    else:
+        results["rows"] = [
+            row
+            for precision in options.precision
+            for batch in options.batch
+            for row in costs(options, precision, batch)
+        ]
+        table = [["method", "precision", "batch", "ms/token", "ratio"]]
+        table += [
+            [
+                row["method"],
+                row["precision"],
+                str(row["batch"]),
+                f"{row['ms_per_token']:.2f}",
+                f"{row['ratio_to_no_confidence']:.2f}",
+            ]
+            for row in results["rows"]
+        ]
+    print(markdown_table(table))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()

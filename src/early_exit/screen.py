@@ -1,0 +1,226 @@
+"""The LM head read through a coarse copy: the tokens and exits of the full float32 head for a fraction of it.
+
+Softmax response asks for the two likeliest tokens and the normaliser of V logits. Here all logits are
+computed with the head rounded to int8, the few that are large are computed again exactly, and what the
+others can amount to is bounded. Where the bounds settle the question, that is the full head's answer;
+otherwise the full head is computed for that row.
+
+The bounds. Let w and ŵ be a token's row of the head, exact and rounded, x and x̂ the state. A logit is off by
+at most e = ‖w − ŵ‖·‖x‖ + ‖ŵ‖·‖x − x̂‖ (Cauchy–Schwarz). The probability mass M = Σ p of the tokens that are
+not computed again, in units of the likeliest, is off by Σ p·(exp(ε) − 1) with |ε| <= e. Its first-order part
+Σ p·ε is at most Σ p·e; but also, since ε = (W − Ŵ)x but for the state's rounding, at most ‖p‖·‖W − Ŵ‖·‖x‖
+with the spectral norm, which is far less where the mass is spread over many tokens. The rest is never
+negative, and at most Σ p·(exp(e) − 1 − e).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from early_exit.confidence import softmax_response
+from early_exit.linear import Int8Product, Linear, pack
+
+# Logits within so much of the largest are computed again, or within half, a quarter … of it where these are
+# more than _MOST_CANDIDATES.
+_MARGIN, _SMALLEST_MARGIN, _MOST_CANDIDATES = 5.0, 0.3, 64
+_LARGEST_ERROR = 20.0  # of a logit, beyond which bounds are not worth computing
+_FLOAT32 = 1e-6  # relative error that float32 arithmetic is granted, wherever it was used
+
+
+@dataclass(frozen=True)
+class Screened:
+    """What is known of rows, in their order.
+
+    tokens: [rows] int64, the likeliest. low, high: [rows] float32, softmax response is between them; both NaN
+    where only tokens were asked for. candidates: [rows] int64, how many logits were computed exactly.
+    fell_back: [rows] bool, where the full head was computed.
+    """
+
+    tokens: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    candidates: np.ndarray
+    fell_back: np.ndarray
+
+
+class ScreenedHead:
+    """An LM head [vocabulary, d_model] in float32, with its int8 copy. On a CPU; see `has_exact_int8`."""
+
+    def __init__(self, weight: Tensor):
+        self._weight = weight.detach().float().contiguous()
+        self._coarse = Int8Product(self._weight)
+        error = self._weight - self._coarse.rounded
+        # A hair more, for what these norms are themselves rounded by.
+        self._row_errors = ((1 + _FLOAT32) * torch.linalg.vector_norm(error, dim=1)).numpy()  # [vocabulary]
+        self._largest_row_error = float(self._row_errors.max())
+        self._largest_row = torch.linalg.vector_norm(self._coarse.rounded, dim=1).amax().item()
+        self._error_norm = _spectral_norm(error)
+
+    @cached_property
+    def full(self) -> Linear:
+        """The whole head in float32, [rows, d_model] → [rows, vocabulary]; packed when it is first used."""
+        return pack(self._weight, "float32")
+
+    def tokens(self, states: Tensor) -> Screened:
+        """The likeliest token of each state [rows, d_model]."""
+        return self._read(states, limits=None)
+
+    def response(self, states: Tensor, limits: np.ndarray) -> Screened:
+        """The likeliest tokens, and softmax response as closely as it takes to compare it with a limit.
+
+        states: [rows, d_model]; limits: [rows]. In every row either low > limit or high <= limit.
+        """
+        return self._read(states, limits)
+
+    def _read(self, states: Tensor, limits: np.ndarray | None) -> Screened:
+        rows = len(states)
+        result = Screened(
+            np.zeros(rows, dtype=np.int64),
+            np.full(rows, np.nan, dtype=np.float32),
+            np.full(rows, np.nan, dtype=np.float32),
+            np.zeros(rows, dtype=np.int64),
+            np.zeros(rows, dtype=bool),
+        )
+        states = states.float()
+        open_rows = np.arange(rows)
+        for sharp in (False, True):
+            open_rows = self._screen(states, open_rows, limits, sharp, result)
+            if not len(open_rows):
+                return result
+        logits = self.full(states[torch.from_numpy(open_rows)])
+        result.tokens[open_rows] = logits.argmax(-1).numpy()
+        if limits is not None:
+            result.low[open_rows] = result.high[open_rows] = softmax_response(logits).numpy()
+        result.candidates[open_rows] = logits.shape[1]
+        result.fell_back[open_rows] = True
+        return result
+
+    def _screen(self, states: Tensor, rows: np.ndarray, limits, sharp: bool, result: Screened) -> np.ndarray:
+        """Tries to settle some rows. Returns those left open."""
+        some = states if len(rows) == len(states) else states[torch.from_numpy(rows)]
+        logits, roundings = self._coarse_logits(some, parts=2 if sharp else 1)
+        norms = np.sqrt(np.square(some.numpy()).sum(axis=1)).tolist()
+        left = []
+        for place, row in enumerate(rows.tolist()):
+            limit = None if limits is None else float(limits[row])
+            known = self._settle(logits[place], some[place], norms[place], roundings[place], limit, sharp)
+            if known is None:
+                left.append(row)
+            else:
+                result.tokens[row], result.low[row], result.high[row], result.candidates[row] = known
+        return np.array(left, dtype=np.int64)
+
+    def _coarse_logits(self, states: Tensor, parts: int) -> tuple[np.ndarray, list[float]]:
+        """Logits [n, vocabulary] of the rounded head for states rounded to one or two int8 parts, and ‖x − x̂‖
+        of each state."""
+        levels, states = self._coarse.levels, states.numpy()
+        unit = np.abs(states).max(axis=1, keepdims=True).clip(min=1e-30) / levels  # [n, 1], of integers
+        scaled = states / unit
+        first = np.rint(scaled)
+        rest = scaled - first  # in [−½, ½]
+        if parts == 1:
+            logits = self._coarse(torch.from_numpy(first)).numpy()
+        else:
+            second = np.rint(rest * (2 * levels))
+            rest -= second / (2 * levels)
+            both = self._coarse(torch.from_numpy(np.concatenate([first, second]))).numpy()
+            logits = both[: len(states)] + both[len(states) :] / (2 * levels)
+        logits *= unit
+        return logits, (np.sqrt(np.square(rest).sum(axis=1)) * unit[:, 0]).tolist()
+
+    def _settle(
+        self,
+        logits: np.ndarray,
+        state: Tensor,
+        norm: float,
+        rounding: float,
+        limit: float | None,
+        sharp: bool,
+    ) -> tuple[int, float, float, int] | None:
+        """Token, bounds of its softmax response (NaN without a limit) and the candidates' number of one row;
+        None where they stay open. Overwrites the logits [vocabulary].
+
+        sharp: with the error of each row of the head instead of the largest; takes twice as long.
+        """
+        candidates = _near_largest(logits)
+        if candidates is None:
+            return None
+        exact = (self._weight.index_select(0, torch.from_numpy(candidates)) @ state).numpy()
+        best = int(exact.argmax())
+        first = float(exact[best])
+        token, number = int(candidates[best]), len(candidates)
+        logits[candidates] = -np.inf  # from here on, the others'
+        everywhere = self._largest_row * (rounding + _FLOAT32 * norm) + _FLOAT32**2  # never 0
+        errors = None
+        if sharp:
+            errors = self._row_errors * norm + everywhere
+            errors[candidates] = everywhere
+            largest_error, others = float(errors.max()), float((logits + errors).max())
+        else:
+            largest_error = self._largest_row_error * norm + everywhere
+            others = float(logits.max()) + largest_error
+        if not first > others:  # nor NaN
+            return None
+        if limit is None:
+            return token, math.nan, math.nan, number
+        if largest_error > _LARGEST_ERROR:
+            return None
+        exact[best] = -np.inf
+        second = float(exact.max())
+        least_second = max(second, others - 2 * largest_error)
+        known = 1 + float(np.exp(exact - first).sum())  # the candidates' share, in units of the first's
+        gap = 1 - math.exp(least_second - first)
+        high = min(1.0, gap / known + 10 * _FLOAT32)
+        if high <= limit:  # whatever the others amount to
+            return token, 0.0, high, number
+        mass, fewer, more = self._mass(logits, first, errors, norm, everywhere, largest_error)
+        high = min(1.0, gap / (known + max(0.0, mass - fewer)) + 10 * _FLOAT32)
+        low = (1 - math.exp(max(second, others) - first)) / (known + mass + more) - 10 * _FLOAT32
+        if low <= limit < high:
+            return None
+        return token, max(0.0, low), high, number
+
+    def _mass(
+        self,
+        logits: np.ndarray,
+        first: float,
+        errors: np.ndarray | None,
+        norm: float,
+        everywhere: float,
+        largest: float,
+    ) -> tuple[float, float, float]:
+        """Σ exp(logits − first) over the vocabulary, and how much less and more that may be in truth.
+
+        errors: [vocabulary], of the logits, at most `largest`: that of the head's rows, and what is the
+        same `everywhere`. Overwrites the logits.
+        """
+        shares = np.exp(np.subtract(logits, first, out=logits), out=logits)
+        mass = float(shares.sum())
+        tensor = torch.from_numpy(shares)
+        by_rows = largest * mass if errors is None else torch.dot(tensor, torch.from_numpy(errors)).item()
+        length = torch.linalg.vector_norm(tensor).item()
+        first_order = min(by_rows, length * self._error_norm * norm + mass * everywhere)
+        return mass, first_order, first_order + by_rows * (math.expm1(largest) - largest) / largest
+
+
+def _near_largest(logits: np.ndarray) -> np.ndarray | None:
+    """Where the largest logits [vocabulary] are, in rising order; None where too many are too close."""
+    largest, margin = logits.max(), _MARGIN
+    while margin >= _SMALLEST_MARGIN:
+        near = logits > largest - margin
+        if np.count_nonzero(near) <= _MOST_CANDIDATES:
+            return np.flatnonzero(near) if near.any() else None
+        margin /= 2
+    return None
+
+
+def _spectral_norm(matrix: Tensor) -> float:
+    """The largest singular value of [rows, columns], not less: from the eigenvalues of a Gram matrix."""
+    gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
+    for part in matrix.split(4096):
+        gram.addmm_(part.double().T, part.double())
+    return (1 + _FLOAT32) * math.sqrt(max(0.0, torch.linalg.eigvalsh(gram)[-1].item()))
