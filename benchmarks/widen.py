@@ -1,0 +1,106 @@
+"""A trained small model made as dear as T5-small, without changing what it computes.
+
+    python benchmarks/widen.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
+
+Every unit is doubled and the weights that read it are halved; feed-forward layers are filled up with units
+that are never written, the encoder with layers that add nothing, and the vocabulary with tokens whose logits
+stay far below the others'. The residual stream is smaller by √2 than that, which its norms do not see, so
+that embedding and LM head stay one matrix. So tokens, exits and confidences are the small model's, and a step
+reads as many weights as T5-small's. Training that shape from random weights would take days on two cores.
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from models.loading import load_model
+from models.t5 import EarlyExitT5
+from util.files import whole_folder_contents
+
+_FILLER_LOGIT = -16.0
+
+
+@torch.no_grad()
+def widened(
+    model: EarlyExitT5, states: Tensor, d_ff: int, encoder_layers: int, vocabulary: int
+) -> EarlyExitT5:
+    """The same function with twice the width, and at least twice the feed-forward width.
+
+    model: T5 with relu. states: [n, d_model], what its LM head reads at exits; filler tokens get about the
+    same low logit for all of them.
+    """
+    config, old = model.config, model.state_dict()
+    fields = config.to_diff_dict() | {
+        "d_model": 2 * config.d_model,
+        "d_ff": d_ff,
+        "num_heads": 2 * config.num_heads,
+        "num_layers": encoder_layers,
+        "num_decoder_layers": config.num_decoder_layers,
+        "vocab_size": vocabulary,
+    }
+    wide = EarlyExitT5(type(config)(**fields)).eval()
+    constant = torch.linalg.lstsq(states.double(), torch.ones(len(states), 1, dtype=torch.double)).solution
+    filler = (_FILLER_LOGIT * constant[:, 0]).float().expand(vocabulary - config.vocab_size, -1)
+    for name, parameter in wide.named_parameters():
+        if name == "shared.weight":
+            parameter.copy_(torch.cat([old[name], filler]).repeat(1, 2) / math.sqrt(2))
+        elif name not in old:  # an encoder layer more: whatever it reads, it adds nothing
+            if name.endswith(("o.weight", "wo.weight")):
+                parameter.zero_()
+        elif "layer_norm" in name:
+            parameter.copy_(old[name].repeat(2))
+        elif "relative_attention_bias" in name:
+            parameter.copy_(old[name].repeat(1, 2))
+        else:
+            doubled = (old[name] / 2).repeat(2, 2)
+            if name.endswith(("o.weight", "wo.weight")):  # into the residual stream
+                doubled /= math.sqrt(2)
+            parameter.zero_()
+            parameter[: doubled.shape[0], : doubled.shape[1]] = doubled
+    wide.generation_config = model.generation_config
+    return wide
+
+
+@torch.no_grad()
+def exit_inputs(model: EarlyExitT5, tokenizer, documents: list[str]) -> Tensor:
+    """What the LM head reads at all exits while the model writes, [n, d_model]."""
+    inputs = tokenizer(documents, return_tensors="pt", padding=True, truncation=True, max_length=128)
+    texts = model.generate(**inputs, max_new_tokens=64, exit_policy=None)
+    labels = texts[:, 1:].masked_fill(texts[:, 1:] == model.config.pad_token_id, -100)
+    outputs = model(**inputs, labels=labels, output_hidden_states=True)
+    states = torch.stack(outputs.decoder_hidden_states[1:-1])[:, labels != -100].flatten(0, 1)
+    normed = model.decoder.final_layer_norm(states)
+    last = outputs.decoder_hidden_states[-1][labels != -100]  # is normed
+    return model.head_input(torch.cat([normed, last]))
+
+
+def main() -> None:
+    """Writes the wide model, with the small one's tokenizer."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("data", type=Path, help="JSON lines with a document each, for the filler tokens")
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args()
+    model, tokenizer = load_model(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
+    lines = options.data.read_text(encoding="utf-8").splitlines()[:100]
+    documents = [f"summarize: {json.loads(line)['document']}" for line in lines]
+    states = exit_inputs(model, tokenizer, documents)
+    wide = widened(model, states, d_ff=2048, encoder_layers=6, vocabulary=32128)
+    options.output.mkdir(parents=True, exist_ok=True)
+    with whole_folder_contents(options.output) as scratch:
+        wide.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+    print(f"{options.output}: {sum(each.numel() for each in wide.parameters()) / 1e6:.1f} million parameters")
+
+
+if __name__ == "__main__":
+    main()
