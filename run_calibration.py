@@ -117,14 +117,15 @@ def _settings(exit_args: ExitArguments, calibration: CalibrationArguments) -> li
     """Policies and precisions, a column each: thresholds fall, for each choice of knobs."""
     result = []
     for knobs in calibration.knobs:
+        top_k = knobs.get("top_propagation", exit_args.propagated[0])
         for threshold in calibration.grid:
             policy = ExitPolicy(
                 measure=exit_args.measures[0],
                 threshold=threshold,
                 min_layer=knobs.get("exit_min_layer", exit_args.exit_min_layer),
                 position_temperature=exit_args.exit_position_temp,
-                top_k=knobs.get("top_propagation", exit_args.propagated[0]),
-                screen=exit_args.lm_head_screen,
+                top_k=top_k,
+                screen=exit_args.lm_head_screen and top_k is None,
             )
             result.append((policy, knobs.get("engine_precision", exit_args.engine_precision or "float32")))
     return result
@@ -335,7 +336,7 @@ def _leave_with_checkpoint(result: dict, best: dict | None, trainer, model_args,
             min_layer=best["exit_min_layer"],
             position_temperature=exit_args.exit_position_temp,
             top_k=best["top_propagation"],
-            screen=exit_args.lm_head_screen,
+            screen=exit_args.lm_head_screen and best["top_propagation"] is None,
         )
         longest = trainer.args.generation_max_length
         config["exit_calibration"] = certified_setting(
