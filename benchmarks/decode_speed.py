@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,12 +45,12 @@ def take_turns(workers: Workers, systems: list[System], options, batch, source, 
     setting = (options.shape, batch, source, new_tokens)
     seconds = {system: [] for system in systems}
     for system in systems:
-        first = workers.seconds(system, *setting)  # packs weights and warms up
+        first, _ = workers.timed(system, *setting)  # packs weights and warms up
         print(f"  {system}: first call {first:.1f} s", flush=True)
     for _ in range(options.rounds):
         for system in systems:
             if sum(seconds[system]) <= options.budget:
-                seconds[system].append(workers.seconds(system, *setting))
+                seconds[system].append(workers.timed(system, *setting)[0])
     reference = seconds[System("generate")]
     return [
         {
@@ -68,6 +69,18 @@ def take_turns(workers: Workers, systems: list[System], options, batch, source, 
         }
         for system, taken in seconds.items()
     ]
+
+
+def build(system: System, setting: tuple, threads: int) -> Callable[[], None]:
+    """For `Workers`: decodes one batch of random tokens."""
+    shape, batch, source, new_tokens = setting
+    tokens = torch.randint(3, 32000, (batch, source), generator=torch.Generator().manual_seed(1))
+    decode = decoder(system, shape, tokens, new_tokens, threads)
+
+    def call() -> None:
+        decode()
+
+    return call
 
 
 def floor(options) -> dict:
@@ -157,7 +170,7 @@ def main() -> None:
         print_own_peak(options)
         return
     environment = provenance(0, "cpu") | {"ctranslate2": version("ctranslate2")}
-    workers = Workers(options.threads)
+    workers = Workers(build, options.threads)
     results = {"environment": environment, "floor": floor(options), "rows": []}
     for batch in options.batch:
         print(f"{options.shape}, batch {batch}", flush=True)

@@ -90,15 +90,24 @@ def ragged_layers(num_layers: int, rows: int, new_tokens: int) -> Tensor:
 def _ctranslate2(
     system: System, shape: str, source: Tensor, new_tokens: int, threads: int
 ) -> Callable[[], object]:
-    translator = _translator(shape, system.precision, threads)
-    tokens = [[f"<{token}>" for token in row] for row in source.tolist()]
+    random = _random_translator(shape, system.precision, threads)
+    tokens = named_tokens(source.tolist())
     lengths = {"min_decoding_length": new_tokens, "max_decoding_length": new_tokens}
-    return lambda: translator.translate_batch(tokens, beam_size=1, **lengths)
+    return lambda: random.translate_batch(tokens, beam_size=1, **lengths)
 
 
 @cache
-def _translator(shape: str, precision: str, threads: int):
-    """CTranslate2 with the weights of `random_model` and a made-up vocabulary."""
+def _random_translator(shape: str, precision: str, threads: int):
+    return translator(random_model(shape), precision, threads)
+
+
+def named_tokens(rows: list[list[int]]) -> list[list[str]]:
+    """Token numbers by the names that `translator` gives them."""
+    return [[f"<{token}>" for token in row] for row in rows]
+
+
+def translator(model: EarlyExitT5, precision: str, threads: int):
+    """CTranslate2 with a model's weights and a made-up vocabulary."""
     import ctranslate2
     from ctranslate2.converters.converter import Converter
     from ctranslate2.converters.transformers import T5Loader
@@ -107,14 +116,14 @@ def _translator(shape: str, precision: str, threads: int):
         pad_token, eos_token, unk_token = "<0>", "<1>", "<2>"
 
         def get_vocab(self) -> dict[str, int]:
-            return {f"<{token}>": token for token in range(VOCABULARY)}
+            return {f"<{token}>": token for token in range(model.config.vocab_size)}
 
         def convert_ids_to_tokens(self, token: int) -> str:
             return f"<{token}>"
 
     class FromMemory(Converter):
         def _load(self):
-            return T5Loader()(random_model(shape), Vocabulary())
+            return T5Loader()(model, Vocabulary())
 
     with tempfile.TemporaryDirectory() as folder:
         FromMemory().convert(folder, quantization=precision, force=True)

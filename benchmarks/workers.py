@@ -1,4 +1,5 @@
-"""Processes that time calls for `decode_speed.py`, one for torch and one for each precision of CTranslate2.
+"""Processes that time calls for `decode_speed.py` and `headline.py`: one for torch and one for each precision
+of CTranslate2.
 
 Not one process for all: each brings threads of the same OpenMP library, which stops letting threads wait
 actively as soon as it manages more of them than there are processors. Measured on two cores: after one use of
@@ -9,21 +10,26 @@ model was loaded beside it.
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
-from systems import System, decoder
 
 
 class Workers:
-    """Call `seconds` to time a system; a process starts with its first system."""
+    """Call `timed` to time a system; a process starts with its first system.
 
-    def __init__(self, threads: int):
-        self._threads = threads
+    build: gets a system, a setting and threads; returns the call to be timed, which gives what can be sent to
+    another process.
+    """
+
+    def __init__(self, build: Callable[[Any, tuple, int], Callable[[], Any]], threads: int):
+        self._build, self._threads = build, threads
         self._connections: dict[str, Connection] = {}
 
-    def seconds(self, system: System, *setting) -> float:
-        """Seconds of one call of `decoder(system, *setting)`; setting: shape, batch, source, new tokens."""
+    def timed(self, system, *setting) -> tuple[float, Any]:
+        """Seconds of one call, and what it gave. system.process: the process that it runs in."""
         connection = self._connection(system.process)
         connection.send((system, setting))
         answer = connection.recv()
@@ -35,13 +41,13 @@ class Workers:
         if process not in self._connections:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            arguments = (theirs, process, self._threads)
+            arguments = (theirs, process, self._build, self._threads)
             context.Process(target=_answer, args=arguments, daemon=True).start()
             self._connections[process] = ours
         return self._connections[process]
 
 
-def _answer(connection: Connection, process: str, threads: int) -> None:
+def _answer(connection: Connection, process: str, build: Callable, threads: int) -> None:
     # Beside CTranslate2 torch only makes the model: it must not start threads of its own.
     torch.set_num_threads(threads if process == "torch" else 1)
     calls = {}
@@ -51,15 +57,13 @@ def _answer(connection: Connection, process: str, threads: int) -> None:
         except EOFError:
             return
         try:
-            system, (shape, batch, source, new_tokens) = request
+            system, setting = request
             if request not in calls:
                 if calls and next(iter(calls))[1] != request[1]:
                     calls.clear()  # another setting: its tokens and models' packed weights can go
-                drawn = torch.Generator().manual_seed(1)
-                tokens = torch.randint(3, 32000, (batch, source), generator=drawn)
-                calls[request] = decoder(system, shape, tokens, new_tokens, threads)
+                calls[request] = build(system, setting, threads)
             begin = time.perf_counter()
-            calls[request]()
-            connection.send(time.perf_counter() - begin)
+            result = calls[request]()
+            connection.send((time.perf_counter() - begin, result))
         except Exception as error:  # the parent raises it
             connection.send(error)

@@ -134,7 +134,10 @@ def verdict(found: dict[str, Any], context: Context) -> str:
             f"  layers {found['block_avg']:.1f} of {context.num_layers} · {found['speedup']:.1f} times the "
             "tokens per second of full depth, measured",
         ]
-    pipeline = ", ".join(f"{name} {value}" for name, value in context.pipeline.items() if name != "weights")
+    pipeline = {**context.pipeline, "precision": found["engine_precision"]}  # a knob, with --calibrate_grid
+    if found["top_propagation"] is not None:
+        pipeline["LM head"] = f"top-k {found['top_propagation']}"
+    pipeline = ", ".join(f"{name} {value}" for name, value in pipeline.items() if name != "weights")
     lines.append(f"  holds for prompts like these and this pipeline ({pipeline}; {context.fingerprint})")
     return "\n".join(lines)
 
