@@ -9,6 +9,8 @@ from early_exit.linear import PRECISIONS, Linear
 from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from early_exit.reference import Decoded, DecoderSteps, decode_reference
+from early_exit.screen import ScreenedHead
+from early_exit.vocabulary import Scores
 from early_exit.weights import DecoderWeights, LayerWeights
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "LayerView",
     "LayerWeights",
     "Linear",
+    "Scores",
+    "ScreenedHead",
     "decode",
     "decode_reference",
     "get_measure",

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from early_exit import ExitPolicy
-from util.results import SweepTable, markdown_table, provenance, setting_name, write_results
+from util.results import SweepTable, markdown_table, provenance, setting_name, table_rows, write_results
 
 METRICS = {"eval_rouge1": 1.0, "eval_rougeL": 33.333, "eval_block_avg": 2.5}
 
@@ -27,6 +27,9 @@ def test_results_merge_and_carry_their_source(tmp_path):
         (ExitPolicy(measure="softmax", threshold=0.9999999), "softmax λ=0.9999999"),
         (ExitPolicy(measure="softmax", threshold=0.5, min_layer=2), "softmax λ=0.5 min=2"),
         (ExitPolicy(measure="softmax", threshold=0.5, position_temperature=4.0), "softmax λ=0.5 τ=4"),
+        (ExitPolicy(measure="softmax", threshold=0.5, top_k=20), "softmax λ=0.5 K=20"),
+        (ExitPolicy(measure="softmax", threshold=0.5, screen=True), "softmax λ=0.5 screened"),
+        (ExitPolicy(screen=True), "full depth screened"),
     ],
 )
 def test_setting_names(policy, name):
@@ -36,6 +39,14 @@ def test_setting_names(policy, name):
 def test_table_is_aligned():
     lines = markdown_table([["setting", "x"], ["a", "1.00"]]).splitlines()
     assert lines == ["| setting | x    |", "|---------|------|", "| a       | 1.00 |"]
+
+
+def test_columns_that_few_points_have_are_shown_where_one_has_them():
+    plain = {"setting": "a", "metrics": METRICS}
+    kept = {"setting": "b", "metrics": {**METRICS, "eval_top_k_kept": 0.98765}}
+    assert [len(row) for row in table_rows([plain])] == [8, 8]
+    header, first, second = table_rows([plain, kept])
+    assert (header[-1], first[-1], second[-1]) == ("kept", "", "0.988")
 
 
 def test_a_sweep_remembers_its_points(tmp_path):
