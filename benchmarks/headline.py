@@ -55,7 +55,7 @@ class System:
         return f"{self.label or what}, {self.precision}"
 
 
-def systems(num_layers: int, thresholds: list[float], top_k: int, certified: dict | None) -> list[System]:
+def systems(num_layers: int, thresholds: list[float], top_k: int, certified: list[dict]) -> list[System]:
     """All that are compared."""
     result = [System("generate"), System("ctranslate2"), System("ctranslate2", "int8")]
     for precision in ("float32", "int8"):
@@ -67,16 +67,16 @@ def systems(num_layers: int, thresholds: list[float], top_k: int, certified: dic
         ]
         policies = [ExitPolicy(), ExitPolicy(screen=True), *static, *softmax]
         result += [System("engine", precision, policy) for policy in policies]
-    if certified is not None:
+    for found in certified:
         policy = ExitPolicy(
             measure="softmax",
-            threshold=certified["threshold"],
-            min_layer=certified["exit_min_layer"],
-            top_k=certified["top_propagation"],
-            screen=certified["top_propagation"] is None,
+            threshold=found["threshold"],
+            min_layer=found["exit_min_layer"],
+            top_k=found["top_propagation"],
+            screen=found["top_propagation"] is None,
         )
-        label = f"certified for δ = {certified['delta']:g}: {setting_name(policy)}"
-        result.append(System("engine", certified["engine_precision"], policy, label))
+        label = f"certified for δ = {found['delta']:g}: {setting_name(policy)}"
+        result.append(System("engine", found["engine_precision"], policy, label))
     return result
 
 
@@ -182,7 +182,9 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/e2e/validation.json"))
-    parser.add_argument("--calibration", type=Path, help="calibration.json, whose first δ is compared")
+    parser.add_argument(
+        "--calibration", type=Path, nargs="+", default=[], help="calibration.json, whose first δ is compared"
+    )
     parser.add_argument("--records", type=int, default=48)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.6, 0.9])
@@ -198,11 +200,8 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     """Prints the table; with --json writes it."""
     options = read_options()
-    certified = None
-    if options.calibration is not None:
-        certified = next(
-            (each for each in read_json(options.calibration)["deltas"] if each["certified"]), None
-        )
+    certified = [read_json(path)["deltas"][0] for path in options.calibration]
+    certified = [found for found in certified if found["certified"]]
     layers = load_model(str(options.model)).num_exits
     members, workers = (
         systems(layers, options.thresholds, options.top_k, certified),

@@ -23,9 +23,7 @@ def test_full_depth_reads_every_layer_and_the_head_once(precision, size):
     assert cost == size * (4 * LAYER + HEAD)
 
 
-@pytest.mark.parametrize(
-    ("min_layer", "reads"), [(0, [1, 3, 4]), (2, [1, 2, 3]), (9, [1, 1, 1])]
-)
+@pytest.mark.parametrize(("min_layer", "reads"), [(0, [1, 3, 4]), (2, [1, 2, 3]), (9, [1, 1, 1])])
 def test_the_head_is_read_for_every_exit_that_is_tried(min_layer, reads):
     layers = np.array([1.0, 3.0, 4.0])
     policy = ExitPolicy(measure="softmax", threshold=0.5, min_layer=min_layer)
