@@ -29,7 +29,7 @@ def plot_confidence_time(points: Points) -> Figure:
     times = {point["setting"]: point["metrics"]["eval_ms_per_token"] for point in points}
     full = times[f"static {layers}"]
     measured = {
-        " ".join(name.split(" λ=1.0")): (taken - full) / (layers - 1)
+        name.replace(" λ=1.0", ""): (taken - full) / (layers - 1)
         for name, taken in times.items()
         if "λ=1.0" in name.split() and not name.startswith("oracle")  # which runs all layers to be asked
     }
