@@ -174,15 +174,16 @@ class ScreenedHead:
         least_second = max(second, others - 2 * largest_error)
         known = 1 + float(np.exp(exact - first).sum())  # the candidates' share, in units of the first's
         gap = 1 - math.exp(least_second - first)
-        high = min(1.0, gap / known + 10 * _FLOAT32)
+        high = _float32(min(1.0, gap / known + 10 * _FLOAT32))
         if high <= limit:  # whatever the others amount to
             return token, 0.0, high, number
         mass, fewer, more = self._mass(logits, first, errors, norm, everywhere, largest_error)
-        high = min(1.0, gap / (known + max(0.0, mass - fewer)) + 10 * _FLOAT32)
+        high = _float32(min(1.0, gap / (known + max(0.0, mass - fewer)) + 10 * _FLOAT32))
         low = (1 - math.exp(max(second, others) - first)) / (known + mass + more) - 10 * _FLOAT32
+        low = _float32(max(0.0, low))
         if low <= limit < high:
             return None
-        return token, max(0.0, low), high, number
+        return token, low, high, number
 
     def _mass(
         self,
@@ -205,6 +206,11 @@ class ScreenedHead:
         length = torch.linalg.vector_norm(tensor).item()
         first_order = min(by_rows, length * self._error_norm * norm + mass * everywhere)
         return mass, first_order, first_order + by_rows * (math.expm1(largest) - largest) / largest
+
+
+def _float32(value: float) -> float:
+    """As it will be stored, and compared with the limit again."""
+    return float(np.float32(value))
 
 
 def _near_largest(logits: np.ndarray) -> np.ndarray | None:

@@ -91,6 +91,13 @@ def test_equal_rows_of_the_head_give_the_first_of_them():
     assert answer.high[0] < 1e-3
 
 
+def test_bounds_decide_as_they_are_stored():
+    """In float32, where a bound just beyond the limit may become the limit."""
+    weight, limit = torch.tensor([[1.5410], [-0.2934]]), np.array([0.99999], dtype=np.float32)
+    answer = ScreenedHead(weight).response(torch.tensor([[52.2860]]), limit)
+    assert (answer.low > limit) | (answer.high <= limit)
+
+
 def test_a_row_does_not_depend_on_its_batch():
     generator = torch.Generator().manual_seed(0)
     weight, states = torch.randn(500, 32, generator=generator), torch.randn(9, 32, generator=generator)
