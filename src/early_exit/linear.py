@@ -152,19 +152,22 @@ class Int8Product:
     """Products of integers with a weight rounded to int8, without any rounding of the inputs.
 
     They are exact but for float32's rounding of the result; see `has_exact_int8`.
-    weight: [out, in]. levels: the largest magnitude that an input may have. rounded: [out, in] float32, the
-    weight that is multiplied with.
+    weight: [out, in]; what is multiplied with is `rounded_to_int8(weight)`. levels: the largest magnitude
+    that an input may have.
     """
 
     def __init__(self, weight: Tensor):
-        weight = weight.detach().float()
-        self._linear = _Int8Linear(weight, relu=False)
+        self._linear = _Int8Linear(weight.detach().float(), relu=False)
         self.levels = self._linear._levels
-        self.rounded = _quantized(weight).dequantize()
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Whole numbers in [−levels, levels] as float32 [rows, in] → [rows, out]."""
         return self._linear._product(inputs, self.levels)
+
+
+def rounded_to_int8(weight: Tensor) -> Tensor:
+    """What int8 products multiply with instead of a weight [out, in], float32."""
+    return _quantized(weight.detach().float()).dequantize()
 
 
 def has_exact_int8(device: torch.device) -> bool:

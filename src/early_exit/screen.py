@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import softmax_response
-from early_exit.linear import Int8Product, Linear, pack
+from early_exit.linear import Int8Product, Linear, pack, rounded_to_int8
 
 # Logits within so much of the largest are computed again, or within half, a quarter … of it where these are
 # more than _MOST_CANDIDATES.
@@ -53,11 +53,12 @@ class ScreenedHead:
     def __init__(self, weight: Tensor):
         self._weight = weight.detach().float().contiguous()
         self._coarse = Int8Product(self._weight)
-        error = self._weight - self._coarse.rounded
+        rounded = rounded_to_int8(self._weight)
+        error = self._weight - rounded
         # A hair more, for what these norms are themselves rounded by.
         self._row_errors = ((1 + _FLOAT32) * torch.linalg.vector_norm(error, dim=1)).numpy()  # [vocabulary]
         self._largest_row_error = float(self._row_errors.max())
-        self._largest_row = torch.linalg.vector_norm(self._coarse.rounded, dim=1).amax().item()
+        self._largest_row = torch.linalg.vector_norm(rounded, dim=1).amax().item()
         self._error_norm = _spectral_norm(error)
 
     @cached_property

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import linear
-from early_exit.linear import PRECISIONS, pack, usable_precision
+from early_exit.linear import (
+    PRECISIONS,
+    Int8Product,
+    has_exact_int8,
+    pack,
+    rounded_to_int8,
+    usable_precision,
+)
 
 ENGINES = [name for name in ("fbgemm", "qnnpack") if name in torch.backends.quantized.supported_engines]
 
@@ -113,3 +120,16 @@ def test_precisions_that_a_device_lacks_fall_back_with_a_warning(monkeypatch):
     monkeypatch.setattr(linear, "_quantized_engine", lambda: None)
     with pytest.warns(UserWarning, match="no int8 kernels on cpu"):
         assert usable_precision("int8", cpu) == "float32"
+
+
+@pytest.mark.skipif(not has_exact_int8("cpu"), reason="needs torch's fbgemm kernels")
+@given(seed=st.integers(0, 99), rows=st.integers(1, 9))
+def test_products_of_integers_are_exact(seed, rows):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(40, 70, generator=generator) * torch.rand(40, 1, generator=generator)
+    product = Int8Product(weight)
+    inputs = torch.randint(-product.levels, product.levels + 1, (rows, 70), generator=generator).float()
+    rounded = rounded_to_int8(weight).double()
+    expected = inputs.double() @ rounded.T
+    sizes = inputs.double().norm(dim=1)[:, None] * rounded.norm(dim=1)  # what float32 is relative to
+    assert ((product(inputs) - expected).abs() <= 1e-6 * sizes + 1e-12).all()
