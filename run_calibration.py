@@ -75,10 +75,12 @@ def calibrate_exits(
     check = None
     if "held_out" in texts:
         check = _HeldOutCheck(trainer, tokens["held_out"], score.of(texts["held_out"]), exit_args)
-    entries = []
+    entries, best = [], None
     for delta in calibration.deltas:
         found = _test(trainer.model, table.columns, settings, delta, calibration)
         policy, precision = settings[found.index or 0]
+        if found.certified and best is None:
+            best = (policy, precision)
         entries.append(
             entry(
                 found,
@@ -97,10 +99,9 @@ def calibrate_exits(
     if is_main:
         naive = _naive(table, settings)
         result = {**asdict(context), "fingerprint": context.fingerprint, "deltas": entries, "naive": naive}
-        best = next((found for found in entries if found["certified"]), None)
         write_json(Path(trainer.args.output_dir) / _RESULT_FILE, {**result, **source})
         if calibration.save_calibration:
-            _leave_with_checkpoint({**result, **source}, best, trainer, model_args, exit_args)
+            _leave_with_checkpoint({**result, **source}, best, trainer, model_args)
         finish_sweep(Path(trainer.args.output_dir))
 
 
@@ -320,7 +321,7 @@ def _naive(table: _Table, settings: list[Setting]) -> list[dict]:
     return result
 
 
-def _leave_with_checkpoint(result: dict, best: dict | None, trainer, model_args, exit_args) -> None:
+def _leave_with_checkpoint(result: dict, best: Setting | None, trainer, model_args) -> None:
     """calibration.json beside a local checkpoint, whose configuration gets the first setting that was
     certified, for `generate`."""
     folder = Path(model_args.model_name_or_path)
@@ -330,16 +331,6 @@ def _leave_with_checkpoint(result: dict, best: dict | None, trainer, model_args,
     config = read_json(folder / "config.json")
     config.pop("exit_calibration", None)
     if best is not None:
-        policy = ExitPolicy(
-            measure=result["measure"],
-            threshold=best["threshold"],
-            min_layer=best["exit_min_layer"],
-            position_temperature=exit_args.exit_position_temp,
-            top_k=best["top_propagation"],
-            screen=exit_args.lm_head_screen and best["top_propagation"] is None,
-        )
         longest = trainer.args.generation_max_length
-        config["exit_calibration"] = certified_setting(
-            policy, best["engine_precision"], longest, trainer.model
-        )
+        config["exit_calibration"] = certified_setting(*best, longest, trainer.model)
     write_json(folder / "config.json", config)

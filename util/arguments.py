@@ -9,6 +9,14 @@ from models.shapes import SHAPES
 from util.errors import UsageError
 
 
+def make_lists(arguments, *names: str) -> None:
+    """Settings files may give one value where the command line gives a list of them: makes it one."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and not isinstance(value, list):
+            setattr(arguments, name, [value])
+
+
 def argument(default, help: str, **metadata):
     return field(default=default, metadata={"help": help, **metadata})
 
@@ -128,16 +136,13 @@ class ExitArguments:
     )
 
     def __post_init__(self):
-        """Settings files may give one value where the command line gives a list of them."""
+        make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold")
         for name in ("static_exit_layer", "top_propagation"):
             values = getattr(self, name)
-            if values is not None:
-                values = values if isinstance(values, list) else [values]
-                setattr(self, name, [str(value) for value in values])
-        if self.exit_conf_threshold is None:
-            return
+            setattr(self, name, None if values is None else [str(value) for value in values])
         thresholds = self.exit_conf_threshold
-        thresholds = thresholds if isinstance(thresholds, list) else [thresholds]
+        if thresholds is None:
+            return
         if not all(isinstance(threshold, int | float) for threshold in thresholds):
             raise UsageError(f"exit_conf_threshold {thresholds} is not a number or a list of numbers")
         self.exit_conf_threshold = [float(threshold) for threshold in thresholds]

@@ -6,7 +6,7 @@ from itertools import product
 from early_exit import PRECISIONS
 from early_exit.bounds import BOUNDS, check_level
 from early_exit.calibration import TESTS, check_grid
-from util.arguments import ExitArguments, argument
+from util.arguments import ExitArguments, argument, make_lists
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
 from util.errors import UsageError
 
@@ -48,11 +48,7 @@ class CalibrationArguments:
     )
 
     def __post_init__(self):
-        """Settings files may give one value where the command line gives a list of them."""
-        for name in ("calibrate_delta", "thresholds", "calibrate_grid"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, list):
-                setattr(self, name, [value])
+        make_lists(self, "calibrate_delta", "thresholds", "calibrate_grid")
 
     @property
     def deltas(self) -> list[float]:

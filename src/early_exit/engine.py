@@ -188,10 +188,10 @@ class _Run:
             if not leaves.any():
                 continue
             self._exit_layers[active[leaves], self._step] = layer
-            self._reader.leave(look, leaves)
+            states = hidden if leaves.all() else hidden[on_device(leaves.nonzero()[0], self._device)]
+            self._reader.leave(look, leaves, states)
             if layer < self._last_layer:
-                leaving = hidden if leaves.all() else hidden[on_device(leaves.nonzero()[0], self._device)]
-                self._exit_states.leave(rows.of(leaves), self._position, leaving)
+                self._exit_states.leave(rows.of(leaves), self._position, states)
             if leaves.all():
                 break
             inside, rows = inside[~leaves], rows.of(~leaves)
@@ -251,12 +251,9 @@ class _Run:
             for deeper in range(layer + 1, self._last_layer + 1):
                 deepest = self._run_layer(deeper, rows, deepest)
                 self._tokens.forget(deeper - 1, rows, self._position)  # the token may still leave here
-            return self._logits(deepest).argmax(-1)
+            return self._weights.logits(deepest).argmax(-1)
 
         return LayerView(hidden, previous, look.logits, head, final_tokens)
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._weights.head(normed(hidden, self._weights.norm_floor)).float()
 
     def _decide(self, active: np.ndarray, look: Look, view: LayerView) -> np.ndarray:
         """Which of the rows at hand, numbered `active` in the batch, leave: bool, on the host. Keeps the

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from early_exit.rows import on_device
 from early_exit.screen import Screened, ScreenedHead
-from early_exit.weights import DecoderWeights, normed
+from early_exit.weights import DecoderWeights
 
 # K rows of the head are gathered for each state where these are no more than this share of its rows; else all
 # logits are computed and K taken. See docs/speed.md.
@@ -101,30 +101,30 @@ class FullReader:
 
     def look(self, rows: np.ndarray, states: Tensor) -> Look:
         """rows: [n], in rising order."""
-        return Look(rows, states, lambda look: self._logits(look.states))
+        return Look(rows, states, lambda look: self._weights.logits(look.states))
 
     def response(self, look: Look, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Bounds [n] of softmax response, where this reader has them cheaper than from logits."""
         return None
 
-    def leave(self, look: Look, leaves: np.ndarray) -> None:
-        """leaves: [n] bool, which rows of a look leave with its states."""
-        chosen = _chosen(leaves, look.states.device)
+    def leave(self, look: Look, leaves: np.ndarray, states: Tensor) -> None:
+        """leaves: [n] bool, which rows of a look leave; states: [leaving, d_model], those of its states."""
         if look.known is None:
-            self._later.append((look.rows[leaves], look.states[chosen]))
+            self._later.append((look.rows[leaves], states))
         else:
-            self._parts.append((look.rows[leaves], _Logits(look.known[chosen])))
+            self._parts.append((look.rows[leaves], _Logits(look.known[_chosen(leaves, states.device)])))
 
     def scores(self, rows: int) -> Scores:
         """What all rows of the step chose from, each having left; forgets them."""
         if self._later:
             places, states = _in_order(*zip(*self._later, strict=True))
-            self._parts.append((places, _Logits(self._logits(states))))
+            self._parts.append((places, self._unasked(states)))
         parts, self._parts, self._later = self._parts, [], []
         return Scores(rows, parts)
 
-    def _logits(self, states: Tensor) -> Tensor:
-        return self._weights.head(normed(states, self._weights.norm_floor)).float()
+    def _unasked(self, states: Tensor) -> Part:
+        """Of rows that left without a question to the head."""
+        return _Logits(self._weights.logits(states))
 
 
 class _Propagated:
@@ -161,19 +161,18 @@ class PropagatedReader(FullReader):
             return Look(rows, states, self._propagate)
         return Look(rows, states, self._among_propagated)
 
-    def leave(self, look: Look, leaves: np.ndarray) -> None:
+    def leave(self, look: Look, leaves: np.ndarray, states: Tensor) -> None:
         if self._ids is None:  # no exit was tried in this step
-            super().leave(look, leaves)
+            super().leave(look, leaves, states)
             return
-        logits = look.logits()  # at full depth nobody has asked for them yet
-        chosen = _chosen(leaves, look.states.device)
+        logits = look.logits()[_chosen(leaves, states.device)]  # at full depth nobody has asked yet
         if look is self._first:
-            part = _Logits(logits[chosen])
+            part = _Logits(logits)
         else:
             ids = self._ids[on_device(look.rows[leaves], logits.device)]
-            part = _Propagated(ids, logits[chosen], self._weights.head.width)
+            part = _Propagated(ids, logits, self._weights.head.width)
         self._parts.append((look.rows[leaves], part))
-        self._choices.append((look.states[chosen], part.tokens()))
+        self._choices.append((states, part.tokens()))
 
     def scores(self, rows: int) -> Scores:
         self._ids = self._first = self._gathered = None
@@ -184,13 +183,13 @@ class PropagatedReader(FullReader):
         were. Computes the whole head for all of them."""
         kept = total = 0
         for states, tokens in self._choices:
-            kept += int((self._logits(states).argmax(-1) == tokens).sum())
+            kept += int((self._weights.logits(states).argmax(-1) == tokens).sum())
             total += len(tokens)
         return kept, total
 
     def _propagate(self, look: Look) -> Tensor:
         """The whole head's logits; keeps their K likeliest tokens."""
-        logits = self._logits(look.states)
+        logits = self._weights.logits(look.states)
         self._first, self._ids = look, logits.topk(self._top_k, sorted=False).indices
         return logits
 
@@ -201,8 +200,8 @@ class PropagatedReader(FullReader):
         weights = self._weights
         cheap_head = weights.precision == "int8"  # its products cost less than gathering rows
         if cheap_head or ids.numel() > _GATHER_BELOW * weights.head.width:
-            return self._logits(look.states).gather(1, ids)
-        inputs = normed(look.states, weights.norm_floor) * weights.head_scale
+            return weights.logits(look.states).gather(1, ids)
+        inputs = weights.head_inputs(look.states)
         rows = self._head_rows(look.rows, ids)  # [n, K, d_model]
         return torch.bmm(rows, inputs.to(rows.dtype)[:, :, None])[:, :, 0].float()  # [n, K]
 
@@ -239,36 +238,30 @@ class ScreenedReader(FullReader):
         self._answer: tuple[Look, Tensor, Screened] | None = None  # of the last look
         self.counts = {"asked": 0, "candidates": 0, "fell_back": 0}
 
+    def look(self, rows: np.ndarray, states: Tensor) -> Look:
+        return Look(rows, states, lambda look: self._head.full(self._weights.head_inputs(look.states)))
+
     def response(self, look: Look, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs = self._inputs(look.states)
+        inputs = self._weights.head_inputs(look.states)
         answer = self._counted(self._head.response(inputs, limits))
         self._answer = (look, inputs, answer)
         return answer.low, answer.high
 
-    def leave(self, look: Look, leaves: np.ndarray) -> None:
+    def leave(self, look: Look, leaves: np.ndarray, states: Tensor) -> None:
         if self._answer is None or self._answer[0] is not look:
-            super().leave(look, leaves)
+            super().leave(look, leaves, states)
             return
         _, inputs, answer = self._answer
         part = _ScreenedTokens(answer.tokens[leaves], inputs[_chosen(leaves, inputs.device)], self._head)
         self._parts.append((look.rows[leaves], part))
 
     def scores(self, rows: int) -> Scores:
-        if self._later:
-            places, states = _in_order(*zip(*self._later, strict=True))
-            inputs = self._inputs(states)
-            tokens = self._counted(self._head.tokens(inputs)).tokens
-            self._parts.append((places, _ScreenedTokens(tokens, inputs, self._head)))
-            self._later = []
         self._answer = None
         return super().scores(rows)
 
-    def _logits(self, states: Tensor) -> Tensor:
-        return self._head.full(self._inputs(states))
-
-    def _inputs(self, states: Tensor) -> Tensor:
-        """What the head itself reads, [n, d_model]."""
-        return normed(states, self._weights.norm_floor) * self._weights.head_scale
+    def _unasked(self, states: Tensor) -> Part:
+        inputs = self._weights.head_inputs(states)
+        return _ScreenedTokens(self._counted(self._head.tokens(inputs)).tokens, inputs, self._head)
 
     def _counted(self, answer: Screened) -> Screened:
         self.counts["asked"] += len(answer.tokens)

@@ -72,6 +72,14 @@ class DecoderWeights:
         """[rows] int64 → [rows, d_model] float32."""
         return self.embedding[tokens].float()
 
+    def logits(self, states: Tensor) -> Tensor:
+        """Outputs of a layer [rows, d_model] → logits of its exit [rows, vocabulary] float32."""
+        return self.head(normed(states, self.norm_floor)).float()
+
+    def head_inputs(self, states: Tensor) -> Tensor:
+        """Outputs of a layer [rows, d_model] → what the rows of `vocabulary` are multiplied with."""
+        return normed(states, self.norm_floor) * self.head_scale
+
 
 def normed(states: Tensor, floor: Tensor) -> Tensor:
     """T5's norm but for its weight and a factor √d, which the product that follows has folded in.
