@@ -4,8 +4,8 @@ import warnings
 from typing import Any
 
 from early_exit.policy import ExitPolicy
+from models.engines import kept_for
 from models.exit_heads import fingerprint
-from models.packing import made_once
 
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
 
@@ -53,7 +53,7 @@ def calibrated_policy(
     if not {"max_length", "max_new_tokens", "generation_config"} & set(options):
         options["max_length"] = setting["max_length"]
     differs = []
-    weights = made_once(model, "fingerprint", model.parameters(), lambda: fingerprint(model))
+    weights = kept_for(model, "fingerprint", lambda: fingerprint(model))
     if setting["weights"] != weights:
         differs.append("the weights are not those that were calibrated")
     if asked("do_sample", False):

@@ -7,22 +7,16 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.linear import Linear, pack
-from models.packing import made_once
 
 
 def packed_encoder(model, precision: str) -> nn.Module:
-    """The encoder of a model of `models.t5` with its linear layers in `precision`; made once, then kept.
+    """The encoder of a model of `models.t5` with its linear layers in `precision`.
 
     On devices other than CPUs a float32 encoder is the model's own.
     """
     if precision == "float32" and model.device.type != "cpu" and model.dtype == torch.float32:
         return model.encoder
-    return made_once(
-        model,
-        ("encoder", precision),
-        model.encoder.parameters(),
-        lambda: _with_packed_layers(model, precision),
-    )
+    return _with_packed_layers(model, precision)
 
 
 def _with_packed_layers(model, precision: str) -> nn.Module:

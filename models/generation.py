@@ -20,13 +20,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import ModelOutput
 
-from early_exit.engine import decode
+from early_exit.decoding.engine import Prompt
+from early_exit.decoding.reference import decode_reference
 from early_exit.heads import head_kind
+from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
-from early_exit.reference import decode_reference
-from early_exit.rows import on_device
-from early_exit.vocabulary import Scores
-from models.adapter import packed_decoder, packed_exit_head, packed_screen, precision_of
+from models.engines import engine_for, precision_of
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -36,15 +35,16 @@ class EarlyExitOutput(ModelOutput):
 
     sequences: [rows, length] int64, prefix first, padded. exit_layers: [rows, new tokens] int64, the
     decoder layers that each new token ran, 0 for padding. confidences: the same shape, float32, at the
-    exit; NaN for padding and where no exit was tried. highest_kept, lowest_left: [rows] float32, and screen
-    and kept: see `early_exit.engine.DecodedBatch`; None from reference decoding.
+    exit; NaN for padding and where no exit was tried. max_stay_confidence, min_exit_confidence: [rows]
+    float32, and screen
+    and kept: see `early_exit.decoding.results.DecodedBatch`; None from reference decoding.
     """
 
     sequences: Tensor | None = None
     exit_layers: Tensor | None = None
     confidences: Tensor | None = None
-    highest_kept: Tensor | None = None
-    lowest_left: Tensor | None = None
+    max_stay_confidence: Tensor | None = None
+    min_exit_confidence: Tensor | None = None
     screen: dict[str, int] | None = None
     kept: Callable[[], tuple[int, int]] | None = None
 
@@ -71,14 +71,15 @@ def early_exit_generate(
     """
     _refuse_unsupported(generation_config)
     rows, prefix_length = input_ids.shape
+    max_new_tokens = generation_config.max_length - prefix_length
     sequences = input_ids.new_full((rows, generation_config.max_length), _padding(generation_config))
     sequences[:, :prefix_length] = input_ids
-    length = prefix_length
+    processes = bool(len(logits_processor)) or generation_config.do_sample
 
-    def next_tokens(active: np.ndarray, scores: Scores) -> tuple[Tensor, np.ndarray]:
-        nonlocal length
-        places = slice(None) if len(active) == rows else on_device(active, sequences.device)
-        if len(logits_processor) or generation_config.do_sample:
+    def choose(active: np.ndarray, lengths: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+        length = int(lengths[0])  # rows are in step
+        places = torch.from_numpy(active).to(sequences.device)
+        if processes:
             # Processors may belong to a place in the batch, and draws to a row: they see all of it.
             logits = scores.logits()
             everyone = logits.new_zeros(rows, logits.shape[1], dtype=torch.float32)
@@ -86,25 +87,20 @@ def early_exit_generate(
             processed = logits_processor(sequences[:, :length], everyone)
             tokens = _choose(processed, generation_config)[places]
         else:
-            tokens = scores.tokens()
+            tokens = torch.from_numpy(scores.tokens()).to(sequences.device)
         sequences[places, length] = tokens
-        length += 1
-        ends = stopping_criteria(sequences[:, :length], None)[places]
-        return tokens, ends.cpu().numpy()
+        ends = stopping_criteria(sequences[:, : length + 1], None)[places]
+        return tokens.cpu().numpy(), ends.cpu().numpy()
 
-    policy, precision = exit_policy or ExitPolicy(), precision_of(model, engine_precision)
-    weights = packed_decoder(model, generation_config.max_length, precision)
-    decoded = decode(
-        weights,
-        model_kwargs["encoder_outputs"].last_hidden_state,
-        model_kwargs.get("attention_mask"),
-        input_ids,
-        policy,
-        next_tokens,
-        max_new_tokens=generation_config.max_length - prefix_length,
-        exit_head=packed_exit_head(model, policy.measure, weights, precision),
-        screened_head=packed_screen(model) if policy.screen else None,
-    )
+    policy = exit_policy or ExitPolicy()
+    held = engine_for(model, policy, precision_of(model, engine_precision))
+    source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
+    prompts = [
+        Prompt(states, prefix)
+        for states, prefix in zip(without_padding(source, mask), input_ids.cpu().numpy(), strict=True)
+    ]
+    decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens)
+    length = prefix_length + decoded.exit_layers.shape[1]
     sequences = sequences[:, :length]
     if not generation_config.return_dict_in_generate:
         return sequences
@@ -112,8 +108,8 @@ def early_exit_generate(
         sequences=sequences,
         exit_layers=decoded.exit_layers,
         confidences=decoded.confidences,
-        highest_kept=decoded.highest_kept,
-        lowest_left=decoded.lowest_left,
+        max_stay_confidence=decoded.max_stay_confidence,
+        min_exit_confidence=decoded.min_exit_confidence,
         screen=decoded.screen,
         kept=decoded.kept,
     )
@@ -167,6 +163,16 @@ def reference_generate(
         exit_layers=pad([row.exit_layers for row in decoded]),
         confidences=pad([row.confidences for row in decoded], padding_value=float("nan")),
     )
+
+
+def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """The encoder's output [rows, length, d_model] as a tensor [own length, d_model] a row. Cross-attention
+    has no positions, so that padding anywhere can be left out. A row that is all padding stays whole:
+    transformers then masks nothing either."""
+    source = source.float()
+    if mask is None or bool((mask != 0).all()):
+        return list(source)
+    return [states[kept] if kept.any() else states for states, kept in zip(source, mask != 0, strict=True)]
 
 
 def _refuse_unsupported(config: GenerationConfig) -> None:

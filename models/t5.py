@@ -23,9 +23,8 @@ from transformers.utils import ModelOutput
 
 from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
-from models.adapter import precision_of
 from models.calibrated import CALIBRATED, calibrated_policy
-from models.encoder import packed_encoder
+from models.engines import engine_for, precision_of
 from models.exit_heads import ExitHeads, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
 from models.head_training import head_training_loss
@@ -203,7 +202,7 @@ class EarlyExitMixin:
     def _generate_with_engine(self, *args, engine_precision: str | None, **kwargs):
         precision = precision_of(self, engine_precision)
         # Not a submodule of the model: it must not be saved or trained with it.
-        self.__dict__["_engine_encoder"] = packed_encoder(self, precision)
+        self.__dict__["_engine_encoder"] = engine_for(self, ExitPolicy(), precision).encoder
         try:
             return super().generate(*args, engine_precision=precision, **kwargs)
         finally:

@@ -25,11 +25,11 @@ _ROUNDING = 1e-6
 @dataclass(frozen=True)
 class Text:
     """A decoded prompt. tokens: new ones with the end token; layers: mean decoder layers a token;
-    highest_kept: the highest confidence that did not exit, comparable with λ."""
+    max_stay_confidence: the highest confidence that did not exit, comparable with λ."""
 
     tokens: list[int]
     layers: float
-    highest_kept: float
+    max_stay_confidence: float
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PromptDecoder:
             rows = self._trainer.without_padding(output.sequences, output.exit_layers)
             texts += [
                 Text(tokens, sum(layers) / max(1, len(layers)), kept)
-                for (tokens, layers), kept in zip(rows, output.highest_kept.tolist(), strict=True)
+                for (tokens, layers), kept in zip(rows, output.max_stay_confidence.tolist(), strict=True)
             ]
         return texts
 
@@ -128,7 +128,7 @@ class LossTable:
         changed = [
             number
             for number, text in enumerate(self._texts)
-            if text is None or text.highest_kept > policy.threshold - _ROUNDING
+            if text is None or text.max_stay_confidence > policy.threshold - _ROUNDING
         ]
         for number, text in zip(changed, self._decoder.decode(changed, policy, precision), strict=True):
             self._texts[number] = text

@@ -4,14 +4,14 @@ Tensors in, tensors out: nothing here knows of transformers, flags or files.
 """
 
 from early_exit.confidence import MEASURES, LayerView, get_measure
-from early_exit.engine import DecodedBatch, decode
+from early_exit.decoding.engine import Engine, Prompt
+from early_exit.decoding.reference import Decoded, DecoderSteps, decode_reference
+from early_exit.decoding.results import DecodedBatch, DecodedRow
+from early_exit.kernels.interface import DecoderTensors
 from early_exit.linear import PRECISIONS, Linear
+from early_exit.lm_head.scores import Scores
 from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
-from early_exit.reference import Decoded, DecoderSteps, decode_reference
-from early_exit.screen import ScreenedHead
-from early_exit.vocabulary import Scores
-from early_exit.weights import DecoderWeights, LayerWeights
 
 __all__ = [
     "LAYER_WEIGHTINGS",
@@ -19,15 +19,15 @@ __all__ = [
     "PRECISIONS",
     "Decoded",
     "DecodedBatch",
+    "DecodedRow",
     "DecoderSteps",
-    "DecoderWeights",
+    "DecoderTensors",
+    "Engine",
     "ExitPolicy",
     "LayerView",
-    "LayerWeights",
     "Linear",
+    "Prompt",
     "Scores",
-    "ScreenedHead",
-    "decode",
     "decode_reference",
     "get_measure",
     "joint_cross_entropy",

@@ -1,23 +1,25 @@
 """Exit heads: small classifiers that tell from a layer's state whether its exit agrees with full depth.
 
-This is their side at decoding. A head reads the state as `early_exit.weights.normed` gives it, or one causal
-attention layer over the states that all tokens so far had at its layer. A token that left before is seen
-there with its exit state, as self-attention sees it, and keys and values are kept the same way: a token costs
-one step.
+This is their side at decoding. A head reads the state as `early_exit.kernels.torch_kernels.normed` gives it,
+or one causal attention layer over the states that all tokens so far had at its layer. A token that left
+before is seen there with its exit state, as self-attention sees it, and keys and values are kept the same
+way: a token costs one step.
 
 References: CALM, Schuster et al. 2022, section 3.5 (linear head).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from early_exit.decoding.kv_cache import KVCache
+from early_exit.kernels.interface import Items
+from early_exit.kernels.torch_kernels import attend_to_own, normed
 from early_exit.linear import Linear
-from early_exit.memory import ExitStates, TokenMemory
-from early_exit.rows import Rows
-from early_exit.weights import normed
 
 HEAD_NAMES = ("vanilla_classifier", "MLP", "transformer_MLP_<width>", "transformer_linear_<width>")
 
@@ -75,31 +77,50 @@ class HeadWeights:
 
 
 class HeadRun:
-    """An exit head while a batch is decoded. Rows and positions count as in `TokenMemory`."""
+    """An exit head while rows are decoded. Slots and positions are those of the rows' own cache."""
 
-    def __init__(self, weights: HeadWeights, exit_states: ExitStates):
+    def __init__(self, weights: HeadWeights, cache: KVCache):
         self._weights = weights
-        attends = weights.layers[0].projections is not None
-        self._memory = TokenMemory(weights, exit_states) if attends else None
+        self.attends = weights.layers[0].projections is not None
+        self._rows_cache, self._cache = cache, None
+        if self.attends:
+            slots, _, d_model = cache.exit_states.shape
+            sizes = (len(weights.layers), slots, weights.heads, weights.head_dim, d_model)
+            self._cache = KVCache(*sizes, weights.dtype, cache.exit_states.device, exit_states_of=cache)
 
-    def logits(self, layer: int, rows: Rows, position: int, hidden: Tensor) -> Tensor:
+    def log_odds(self, layer: int, items: Items, states: Tensor) -> Tensor:
         """Log-odds [n] float32 that the exit after `layer` (from 1) agrees with full depth.
 
-        hidden: [n, d_model], the layer's output for the tokens at `position`, whose keys and values the
-        head keeps.
+        states: [n, d_model], the layer's output for these items, whose keys and values the head keeps.
         """
         head = self._weights.layers[layer - 1]
-        features = normed(hidden, self._weights.norm_floor)
-        if self._memory is not None:
-            self._memory.fill(layer - 1, rows, position)
+        features = normed(states, self._weights.norm_floor)
+        if self._cache is not None:
+            self._cache.reserve(self._rows_cache.capacity)
             projected = head.projections(features)  # [n, 4 * inner]
-            attended = self._memory.attend(layer - 1, rows, position, projected)
-            features = projected[:, 3 * attended.shape[1] :] + attended
+            *attention, own = projected.chunk(4, dim=-1)
+            attended = attend_to_own(
+                layer - 1,
+                items,
+                states,
+                self._cache,
+                project=lambda _: self._by_head(attention),
+                fill=lambda waiting: self._by_head(
+                    head.keys_values(normed(waiting, self._weights.norm_floor)).chunk(2, dim=-1)
+                ),
+                bias=None,
+            )
+            features = own + attended
         if head.hidden is not None:
             features = head.hidden(features)
         return features.float() @ head.output + head.offset
 
-    def keep(self, places) -> None:
-        """Drops all rows but these."""
-        if self._memory is not None:
-            self._memory.keep(places)
+    def forget(self, slots: np.ndarray) -> None:
+        """Other rows are in these slots now."""
+        if self._cache is not None:
+            self._cache.truncate(slots, 0)
+
+    def _by_head(self, parts: Sequence[Tensor]) -> Tensor:
+        """Tensors [n, inner] as one, [parts, n, heads, head_dim]."""
+        shape = (len(parts), len(parts[0]), self._weights.heads, self._weights.head_dim)
+        return torch.stack(tuple(parts)).to(self._weights.dtype).view(shape)

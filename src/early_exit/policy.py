@@ -99,19 +99,31 @@ class ExitPolicy:
             )
         return deepest
 
-    def planned_layers(self, step: int, rows: int) -> np.ndarray | None:
-        """The layers fixed for the tokens of a step (from 0): [rows] int64; None where all leave at the
-        last layer or by confidence."""
-        if not isinstance(self.static_layer, Tensor) or self.static_layer.ndim == 0:
-            return None
-        column = self.static_layer[..., min(step, self.static_layer.shape[-1] - 1)]
-        return column.expand(rows).cpu().numpy()
+    def planned_layers(self, steps: np.ndarray, rows: np.ndarray, last_layer: int) -> np.ndarray:
+        """The layers [n] int64 that tokens leave at unless by confidence before: the step of each [n] (from
+        0), and its row."""
+        if self.static_layer is None:
+            return np.full(len(steps), last_layer)
+        layers = np.asarray(
+            self.static_layer.cpu() if isinstance(self.static_layer, Tensor) else self.static_layer
+        )
+        if layers.ndim == 0:
+            return np.full(len(steps), int(layers))
+        steps = np.minimum(steps, layers.shape[-1] - 1)
+        return layers[steps] if layers.ndim == 1 else layers[rows, steps]
+
+    def thresholds_of(self, rows: np.ndarray) -> np.ndarray:
+        """λ of each of some rows, [n] float64."""
+        if not isinstance(self.threshold, Tensor):
+            return np.full(len(rows), self.threshold)
+        thresholds = self.threshold.detach().cpu().double().numpy()
+        return thresholds[rows] if thresholds.ndim else np.full(len(rows), float(thresholds))
 
     def tries_exit(self, layer: int, num_layers: int) -> bool:
         """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
         return self.measure is not None and max(self.min_layer, 1) <= layer < num_layers
 
-    def decay(self, position: int, max_new_tokens: int) -> float:
+    def decay(self, step: int | np.ndarray, max_new_tokens: int) -> float | np.ndarray:
         """0.9 + 0.1·exp(−τ·t/T), in (0.9, 1], for the t-th new token (from 0) of at most T; 1 without τ.
 
         CALM's equation 5 with the decaying part scaled by λ too, as FREE has it: without that, a
@@ -119,7 +131,7 @@ class ExitPolicy:
         """
         if self.position_temperature is None:
             return 1.0
-        return 0.9 + 0.1 * math.exp(-self.position_temperature * position / max_new_tokens)
+        return 0.9 + 0.1 * np.exp(-self.position_temperature * step / max_new_tokens)
 
     def threshold_at(self, position: int, max_new_tokens: int) -> float | Tensor:
         """The threshold at a position, λ times the decay; within [0, 1] as both are."""

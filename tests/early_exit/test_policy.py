@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -51,14 +52,24 @@ def test_static_and_full_depth_try_no_exit():
 
 
 def test_planned_layers_follow_a_schedule_and_keep_its_last_column():
-    assert ExitPolicy().planned_layers(0, rows=2) is None
-    assert ExitPolicy(static_layer=2).planned_layers(0, rows=2) is None  # all leave at the last layer run
+    def planned(policy, steps, rows):
+        return policy.planned_layers(np.array(steps), np.array(rows), last_layer=4).tolist()
+
+    assert planned(ExitPolicy(), [0, 7], [0, 1]) == [4, 4]
+    assert planned(ExitPolicy(static_layer=2), [0, 7], [0, 1]) == [2, 2]
+    assert planned(ExitPolicy(static_layer=torch.tensor(2)), [0, 7], [0, 1]) == [2, 2]
     by_step = ExitPolicy(static_layer=torch.tensor([3, 1]))
-    assert [by_step.planned_layers(step, rows=2).tolist() for step in range(3)] == [[3, 3], [1, 1], [1, 1]]
+    assert planned(by_step, [0, 1, 2, 0], [0, 1, 0, 1]) == [3, 1, 1, 3]
     by_row = ExitPolicy(static_layer=torch.tensor([[3, 1], [2, 4]]))
-    assert [by_row.planned_layers(step, rows=2).tolist() for step in range(3)] == [[3, 2], [1, 4], [1, 4]]
-    assert [by_row.for_row(1).planned_layers(step, rows=1).tolist() for step in range(2)] == [[2], [4]]
+    assert planned(by_row, [0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1]) == [3, 2, 1, 4, 1, 4]
+    assert planned(by_row.for_row(1), [0, 1], [0, 0]) == [2, 4]
     assert by_row.last_layer(4) == 4
+
+
+def test_thresholds_are_those_of_the_rows():
+    assert ExitPolicy(threshold=0.5).thresholds_of(np.array([2, 0])).tolist() == [0.5, 0.5]
+    policy = ExitPolicy(threshold=torch.tensor([0.25, 0.5, 1.0]))
+    assert policy.thresholds_of(np.array([2, 0])).tolist() == [1.0, 0.25]
 
 
 @pytest.mark.parametrize(

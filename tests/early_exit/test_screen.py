@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from early_exit.confidence import softmax_response
 from early_exit.linear import has_exact_int8
-from early_exit.screen import ScreenedHead
+from early_exit.lm_head.screen import Screen
 from models.loading import load_model
 
 pytestmark = pytest.mark.skipif(not has_exact_int8("cpu"), reason="needs torch's fbgemm kernels")
@@ -53,7 +53,7 @@ def questions(draw):
 @given(questions())
 def test_tokens_and_decisions_are_those_of_float64(question):
     weight, states, limits = question
-    head = ScreenedHead(weight)
+    head = Screen(weight)
     answer, tokens = head.response(states, limits), head.tokens(states).tokens
     logits = states.double() @ weight.double().T
     # What float32's own arithmetic leaves in doubt, of a logit and so of a probability.
@@ -78,7 +78,7 @@ def test_it_settles_most_questions_itself(kind):
     generator = torch.Generator().manual_seed(0)
     weight = heads(kind, 2000, 64, generator)
     states = torch.randn(200, 64, generator=generator) * (0.5 if kind == "random" else 0.05)
-    answer = ScreenedHead(weight).response(states, np.full(200, 0.5, dtype=np.float32))
+    answer = Screen(weight).response(states, np.full(200, 0.5, dtype=np.float32))
     assert answer.fell_back.mean() < 0.1
     assert (answer.candidates[~answer.fell_back] <= 64).all()
 
@@ -86,7 +86,7 @@ def test_it_settles_most_questions_itself(kind):
 def test_equal_rows_of_the_head_give_the_first_of_them():
     weight = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
     weight[30] = weight[7]
-    answer = ScreenedHead(weight).response(3 * weight[7][None], np.array([0.5], dtype=np.float32))
+    answer = Screen(weight).response(3 * weight[7][None], np.array([0.5], dtype=np.float32))
     assert answer.tokens.tolist() == [7]
     assert answer.high[0] < 1e-3
 
@@ -94,14 +94,14 @@ def test_equal_rows_of_the_head_give_the_first_of_them():
 def test_bounds_decide_as_they_are_stored():
     """In float32, where a bound just beyond the limit may become the limit."""
     weight, limit = torch.tensor([[1.5410], [-0.2934]]), np.array([0.99999], dtype=np.float32)
-    answer = ScreenedHead(weight).response(torch.tensor([[52.2860]]), limit)
+    answer = Screen(weight).response(torch.tensor([[52.2860]]), limit)
     assert (answer.low > limit) | (answer.high <= limit)
 
 
 def test_a_row_does_not_depend_on_its_batch():
     generator = torch.Generator().manual_seed(0)
     weight, states = torch.randn(500, 32, generator=generator), torch.randn(9, 32, generator=generator)
-    head, limits = ScreenedHead(weight), np.full(9, 0.3, dtype=np.float32)
+    head, limits = Screen(weight), np.full(9, 0.3, dtype=np.float32)
     together = head.response(states, limits)
     for row in range(9):
         alone = head.response(states[row, None], limits[:1])
@@ -111,7 +111,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 def test_states_that_are_not_finite_are_left_to_the_whole_head():
     weight = torch.randn(40, 16)
-    answer = ScreenedHead(weight).response(torch.full((1, 16), torch.nan), np.zeros(1, dtype=np.float32))
+    answer = Screen(weight).response(torch.full((1, 16), torch.nan), np.zeros(1, dtype=np.float32))
     assert answer.fell_back.all()
     assert np.isnan(answer.low).all()
 
@@ -125,7 +125,7 @@ def test_on_a_trained_model_it_rarely_needs_the_whole_head():
         states = torch.cat([state.flatten(0, 1) for state in outputs.decoder_hidden_states[1:-1]])
         inputs = model.head_input(model.decoder.final_layer_norm(states))
         confidence = softmax_response(model.lm_head(inputs)).numpy()
-    head = ScreenedHead(model.lm_head.weight)
+    head = Screen(model.lm_head.weight)
     for limit in (0.1, 0.5, 0.9):
         answer = head.response(inputs, np.full(len(inputs), limit, dtype=np.float32))
         assert answer.fell_back.mean() < 0.05

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config
 
-from early_exit import ExitPolicy, decode
-from models.adapter import decoder_weights
+from early_exit import ExitPolicy, Prompt
+from models.engines import engine_for
 from models.generation import reference_generate
 from models.t5 import EarlyExitT5
 from tests.strategies import batch_policies
@@ -72,7 +72,7 @@ def test_the_text_is_the_same_between_the_kept_and_the_left_confidence(threshold
         )
 
     decoded = generate(threshold)
-    kept, left = decoded.highest_kept.item(), decoded.lowest_left.item()
+    kept, left = decoded.max_stay_confidence.item(), decoded.min_exit_confidence.item()
     assert kept <= threshold * (1 + 1e-6)
     assert left >= threshold * (1 - 1e-6)
     for other in (max(kept, 0) * (1 + 1e-5) + 1e-7, min(left, 1) * (1 - 1e-5)):
@@ -85,27 +85,21 @@ def test_the_text_is_the_same_between_the_kept_and_the_left_confidence(threshold
 def test_rows_of_one_source_share_it_and_decode_as_they_do_alone():
     model, thresholds = MODELS["t5"], torch.tensor([0.0, 0.1, 0.3, 1.0, 0.05, 0.2])
     inputs = source_batch(3, longest=9)
-    row_sources = np.array([0, 2, 0, 1, 2, 0])
+    row_sources = [0, 2, 0, 1, 2, 0]
     with torch.no_grad():
-        source = model.encoder(**inputs).last_hidden_state
+        encoded = model.encoder(**inputs).last_hidden_state
+    sources = [states[mask == 1] for states, mask in zip(encoded, inputs["attention_mask"], strict=True)]
     tokens = [[] for _ in row_sources]
 
-    def next_tokens(active, scores):
+    def choose(numbers, lengths, scores):
         chosen = scores.tokens()
-        for row, token in zip(active, chosen.tolist(), strict=True):
-            tokens[row].append(token)
-        return chosen, (chosen == 1).numpy()
+        for number, token in zip(numbers, chosen.tolist(), strict=True):
+            tokens[number].append(token)
+        return chosen, chosen == 1
 
-    decoded = decode(
-        decoder_weights(model, positions=16),
-        source,
-        inputs["attention_mask"],
-        torch.zeros(len(row_sources), 1, dtype=torch.long),
-        ExitPolicy(measure="softmax", threshold=thresholds),
-        next_tokens,
-        max_new_tokens=10,
-        row_sources=row_sources,
-    )
+    policy = ExitPolicy(measure="softmax", threshold=thresholds)
+    prompts = [Prompt(sources[number], np.zeros(1, dtype=np.int64)) for number in row_sources]
+    decoded = engine_for(model, policy, "float32").engine.decode_batch(prompts, policy, choose, 10)
     for row, threshold in enumerate(thresholds.tolist()):
         alone = model.generate(
             input_ids=inputs["input_ids"][row_sources[row], None],
@@ -181,8 +175,8 @@ def test_a_screened_head_changes_no_token_and_no_exit(family, rows, seed, data):
     assert torch.equal(screened.sequences, plain.sequences)
     assert torch.equal(screened.exit_layers, plain.exit_layers)
     assert not (screened.confidences > plain.confidences + 1e-4).any()
-    assert (screened.highest_kept >= plain.highest_kept - 1e-4).all()
-    assert (screened.lowest_left <= plain.lowest_left + 1e-4).all()
+    assert (screened.max_stay_confidence >= plain.max_stay_confidence - 1e-4).all()
+    assert (screened.min_exit_confidence <= plain.min_exit_confidence + 1e-4).all()
     assert screened.screen is not None
 
 

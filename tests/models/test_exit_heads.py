@@ -120,7 +120,7 @@ def test_decoding_at_full_depth_sees_the_confidences_of_training(name):
         states = agreement_with_full_depth(model, **inputs, labels=decoded.sequences[:, 1:]).states
         log_odds = head_log_odds(model, name, states) - model.exit_heads[name].prior_log_odds()[:, None, None]
         highest = log_odds[layer - 1 :].sigmoid().max()
-        assert decoded.highest_kept.item() == pytest.approx(highest.item(), abs=1e-5)
+        assert decoded.max_stay_confidence.item() == pytest.approx(highest.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from early_exit import PRECISIONS, ExitPolicy
-from models import packing
+from models import engines
 from models.encoder import packed_encoder
 from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
 
@@ -86,9 +86,9 @@ def test_packed_weights_go_with_their_model():
     model = tiny_model()
     model.generate(**source_batch(1, 5), max_new_tokens=2, exit_policy=FULL_DEPTH)
     copied = copy.deepcopy(model)  # a model that has generated can still be copied and saved
-    assert model in packing._kept
-    assert copied not in packing._kept
-    before = len(packing._kept)
+    assert model in engines._held
+    assert copied not in engines._held
+    before = len(engines._held)
     del model
     gc.collect()
-    assert len(packing._kept) == before - 1
+    assert len(engines._held) == before - 1

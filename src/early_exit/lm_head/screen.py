@@ -47,7 +47,7 @@ class Screened:
     fell_back: np.ndarray
 
 
-class ScreenedHead:
+class Screen:
     """An LM head [vocabulary, d_model] in float32, with its int8 copy. On a CPU; see `has_exact_int8`."""
 
     def __init__(self, weight: Tensor):

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
+from early_exit.lm_head.top_k import NOT_PROPAGATED
 from early_exit.policy import ExitPolicy
-from early_exit.vocabulary import NOT_PROPAGATED
 
 
 class DecoderSteps(Protocol):
@@ -137,8 +138,8 @@ def _run_until_exit(
 ) -> tuple[Tensor, int, float]:
     """Runs a token's layers, which are added to the history. Returns its exit state [1, d_model], exit
     layer and confidence there."""
-    planned = policy.planned_layers(position, rows=1)
-    last_layer = policy.last_layer(decoder.num_layers) if planned is None else int(planned[0])
+    planned = policy.planned_layers(np.array([position]), np.zeros(1, int), decoder.num_layers)
+    last_layer = int(planned[0])
     for layer in range(1, last_layer + 1):
         previous, hidden = hidden, decoder.run_layer(layer, hidden)
         history[layer].append(hidden)

@@ -1,0 +1,225 @@
+"""Ways of decoding in which a token that left is final: exits by confidence, and at layers fixed beforehand.
+
+A way of decoding says which rows leave after a layer and what they choose their tokens from. The deeper
+layers' keys and values of a token that left come from its exit state, when a later token needs them
+(`early_exit.decoding.kv_cache`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from early_exit.confidence import LayerView, get_measure
+from early_exit.decoding.rows import Rows
+from early_exit.heads import HeadRun
+from early_exit.kernels.interface import Items
+from early_exit.lm_head.full import FullHead, Reading, chosen
+from early_exit.lm_head.scores import Part, Scores
+from early_exit.policy import ExitPolicy
+
+
+@dataclass(frozen=True)
+class Left:
+    """Rows whose token has left. slots, layers: [n] int64; confidences: [n] float32; scores: in their
+    order."""
+
+    slots: np.ndarray
+    layers: np.ndarray
+    confidences: np.ndarray
+    scores: Scores
+
+
+class Exits:
+    """Runs rows until each has left; what the subclasses decide is where that is.
+
+    enough: once fewer rows than that remain, and others could run instead, they wait for company.
+    """
+
+    def __init__(self, rows: Rows, head: FullHead, policy: ExitPolicy, max_new_tokens: int, enough: int):
+        self._rows, self._head, self._policy = rows, head, policy
+        self._max_new_tokens, self._enough = max_new_tokens, enough
+
+    def forget(self, slots: np.ndarray) -> None:
+        """Other rows are in these slots now."""
+        self._head.forget(slots)
+
+    def prefill(self, items: Items, states: Tensor) -> None:
+        """Runs tokens of prefixes, which choose nothing, through all layers."""
+        rows = self._rows
+        rows.kernels.run(items, states, 0, rows.num_layers, rows.cache, rows.sources)
+
+    def run(self, slots: np.ndarray) -> Left | None:
+        """Runs rows that stand at one layer. Returns those that left; the others wait at a deeper one."""
+        rows, leaving = self._rows, _Leaving(self._head)
+        (items, states), layer = rows.items(slots), int(rows.layer[slots[0]])
+        others = len(rows.occupied) - len(slots)
+        while True:
+            stop = self._next_stop(layer, items)
+            previous = rows.kernels.run(items, states, layer, stop - 1, rows.cache, rows.sources)
+            states = rows.kernels.run(items, previous, stop - 1, stop, rows.cache, rows.sources)
+            layer = stop
+            leaves, confidences, reading = self._decide(layer, items, states, previous)
+            if leaves.any():
+                gone = chosen(states, leaves)
+                leaving.add(items[leaves], layer, confidences[leaves], gone, reading, leaves)
+                if layer < rows.num_layers:
+                    rows.cache.leave(items.slots[leaves], items.positions[leaves], gone)
+            if leaves.all():
+                break
+            if leaves.any():
+                stays = ~leaves
+                items, states = items[stays], chosen(states, stays)
+            if len(items) < self._enough and others + leaving.count:
+                rows.cache.leave(items.slots, items.positions, states)
+                rows.layer[items.slots] = layer
+                break
+        return leaving.together()
+
+    def _next_stop(self, layer: int, items: Items) -> int:
+        """The next layer after which some of the items may leave."""
+        raise NotImplementedError
+
+    def _decide(
+        self, layer: int, items: Items, states: Tensor, previous: Tensor
+    ) -> tuple[np.ndarray, np.ndarray, Reading | None]:
+        """Which items leave [n] bool, with which confidence [n], and what was read of the LM head for
+        that."""
+        raise NotImplementedError
+
+
+class StaticExits(Exits):
+    """Tokens leave at layers fixed beforehand; full depth is one of them."""
+
+    def _next_stop(self, layer: int, items: Items) -> int:
+        return int(self._planned(items).min())
+
+    def _decide(self, layer, items, states, previous):
+        leaves = self._planned(items) == layer
+        return leaves, np.full(len(items), np.nan, dtype=np.float32), None
+
+    def _planned(self, items: Items) -> np.ndarray:
+        steps, prompts = self._rows.step[items.slots], self._rows.prompt[items.slots]
+        return self._policy.planned_layers(steps, prompts, self._rows.num_layers)
+
+
+class ConfidenceExits(Exits):
+    """A token leaves at the first layer whose confidence is above the threshold (CALM, section 3.2)."""
+
+    def __init__(self, *args, exit_head: HeadRun | None = None):
+        super().__init__(*args)
+        self._measure = get_measure(self._policy.measure)
+        self._exit_head = exit_head
+
+    def forget(self, slots: np.ndarray) -> None:
+        super().forget(slots)
+        if self._exit_head is not None:
+            self._exit_head.forget(slots)
+
+    def prefill(self, items: Items, states: Tensor) -> None:
+        rows = self._rows
+        if self._exit_head is None or not self._exit_head.attends:
+            super().prefill(items, states)
+            return
+        for layer in range(rows.num_layers):
+            states = rows.kernels.run(items, states, layer, layer + 1, rows.cache, rows.sources)
+            if self._asks(layer + 1):
+                self._exit_head.log_odds(layer + 1, items, states)  # its keys and values, for later tokens
+
+    def _asks(self, layer: int) -> bool:
+        return self._policy.tries_exit(layer, self._rows.num_layers)
+
+    def _next_stop(self, layer: int, items: Items) -> int:
+        last = self._rows.num_layers
+        return next((deeper for deeper in range(layer + 1, last) if self._asks(deeper)), last)
+
+    def _decide(self, layer, items, states, previous):
+        nothing = np.full(len(items), np.nan, dtype=np.float32)
+        if layer == self._rows.num_layers:
+            reading = self._head.read(items, states) if self._head.remembers(items) else None
+            return np.ones(len(items), dtype=bool), nothing, reading
+        reading = self._head.read(items, states)
+        rows, slots = self._rows, items.slots
+        decay = self._policy.decay(rows.step[slots], self._max_new_tokens)
+        limits = (self._policy.thresholds_of(rows.prompt[slots]) * decay).astype(np.float32)
+        bounds = self._head.response(reading, limits) if self._policy.measure == "softmax" else None
+        if bounds is None:
+            view = self._view(layer, items, states, previous, reading)
+            confidence = (
+                self._measure(view).float().cpu().numpy()
+            )  # [n]; the one wait for the device in a layer
+            bounds = confidence, confidence
+        low, high = bounds
+        if np.isnan(low).any():
+            raise self._policy.nan_error()
+        leaves = low > limits
+        self._note_extremes(slots, leaves, low / decay, high / decay)
+        return leaves, np.where(leaves, low, np.nan).astype(np.float32), reading
+
+    def _note_extremes(
+        self, slots: np.ndarray, leaves: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> None:
+        for place, slot in enumerate(slots.tolist()):
+            row = self._rows.results[slot]
+            if leaves[place]:
+                row.min_exit_confidence = min(row.min_exit_confidence, float(low[place]))
+            else:
+                row.max_stay_confidence = max(row.max_stay_confidence, float(high[place]))
+
+    def _view(
+        self, layer: int, items: Items, states: Tensor, previous: Tensor, reading: Reading
+    ) -> LayerView:
+        rows, last = self._rows, self._rows.num_layers
+
+        def head() -> Tensor:
+            if self._exit_head is None:
+                raise ValueError(f"decoding with measure {self._policy.measure!r} needs its exit head")
+            return self._exit_head.log_odds(layer, items, states)
+
+        def final_tokens() -> Tensor:
+            deepest = rows.kernels.run(items, states, layer, last, rows.cache, rows.sources)
+            rows.cache.truncate(items.slots, items.positions, above=layer)  # the token may still leave here
+            return rows.kernels.logits(deepest).argmax(-1)
+
+        return LayerView(states, previous, reading.logits, head, final_tokens)
+
+
+class _Leaving:
+    """Rows that leave in one call of `Exits.run`. Those that left without a question to the LM head are read
+    together at its end."""
+
+    def __init__(self, head: FullHead):
+        self._head = head
+        self.count = 0
+        self._asked: list[tuple[Items, int, np.ndarray, Part]] = []
+        self._unasked: list[tuple[Items, int, np.ndarray, Tensor]] = []
+
+    def add(
+        self,
+        items: Items,
+        layer: int,
+        confidences: np.ndarray,
+        states: Tensor,
+        reading: Reading | None,
+        leaves,
+    ) -> None:
+        self.count += len(items)
+        if reading is not None and self._head.answers(reading):
+            self._asked.append((items, layer, confidences, self._head.part(reading, leaves)))
+        else:
+            self._unasked.append((items, layer, confidences, states))
+
+    def together(self) -> Left | None:
+        if not self.count:
+            return None
+        parts = [part for *_, part in self._asked]
+        if self._unasked:
+            parts.append(self._head.unasked(torch.cat([states for *_, states in self._unasked])))
+        left = [*self._asked, *self._unasked]
+        return Left(
+            np.concatenate([items.slots for items, *_ in left]),
+            np.concatenate([np.full(len(items), layer) for items, layer, *_ in left]),
+            np.concatenate([confidences for _, _, confidences, _ in left]),
+            Scores(parts),
+        )

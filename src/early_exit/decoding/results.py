@@ -1,0 +1,62 @@
+"""What decoding gives."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+@dataclass
+class DecodedRow:
+    """One decoded text.
+
+    prompt: its number, in the order the prompts came. exit_layers, confidences: of each new token; the
+    confidence is that at the exit, NaN where none was asked. max_stay_confidence: the highest confidence that
+    did not exit; min_exit_confidence: the lowest that did (−inf and inf where there is none), each divided by
+    the threshold's decay at its position, so that they compare with λ: the text is the same at every λ' with
+    max_stay_confidence <= λ' < min_exit_confidence. With a screened LM head, confidences and
+    min_exit_confidence are lower bounds and max_stay_confidence is an upper one.
+    """
+
+    prompt: int
+    tokens: list[int] = field(default_factory=list)
+    exit_layers: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    max_stay_confidence: float = -float("inf")
+    min_exit_confidence: float = float("inf")
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """Rows of a batch, padded to the longest; fields as in `DecodedRow`.
+
+    exit_layers: [rows, steps] int64, 0 after a row's end. confidences: [rows, steps] float32, NaN there.
+    max_stay_confidence, min_exit_confidence: [rows] float32.
+    screen: with a screened LM head, how often it was "asked", how many "candidates" it computed exactly where
+    it knew the answer, and how often it "fell_back" on the whole head. kept: with top-k propagation, a call
+    that gives of how many tokens the whole head's choice was among the K, and of how many in all; it computes
+    the whole head for every token.
+    """
+
+    exit_layers: Tensor
+    confidences: Tensor
+    max_stay_confidence: Tensor
+    min_exit_confidence: Tensor
+    screen: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[DecodedRow], device: torch.device, **counts) -> "DecodedBatch":
+        """The rows in the order of their prompts. counts: `screen` and `kept`."""
+        rows = sorted(rows, key=lambda row: row.prompt)
+        layers = [torch.tensor(row.exit_layers, dtype=torch.int64) for row in rows]
+        confidences = [torch.tensor(row.confidences, dtype=torch.float32) for row in rows]
+        return cls(
+            pad_sequence(layers, batch_first=True).to(device),
+            pad_sequence(confidences, batch_first=True, padding_value=float("nan")).to(device),
+            torch.tensor([row.max_stay_confidence for row in rows]).to(device),
+            torch.tensor([row.min_exit_confidence for row in rows]).to(device),
+            **counts,
+        )

@@ -1,0 +1,207 @@
+"""The kernels in plain torch, for any device.
+
+Norm weights are folded into the product that follows, and products that read the same input are one.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, relu, scaled_dot_product_attention, silu
+
+from early_exit.decoding.kv_cache import KVCache, SourceCache, on_device, take
+from early_exit.kernels.interface import AttentionTensors, DecoderTensors, Items, LayerTensors
+from early_exit.kernels.relative_bias import bias_by_distance
+from early_exit.linear import pack
+
+# Names as transformers' configurations have them.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": relu,
+    "gelu": gelu,
+    "gelu_new": partial(gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(gelu, approximate="tanh"),
+    "silu": silu,
+    "swish": silu,
+}
+
+
+def normed(states: Tensor, floor: Tensor) -> Tensor:
+    """T5's norm but for its weight and a factor √d, which the product that follows has folded in.
+
+    states: [..., d]. With floor = √(d·ε), x / hypot(‖x‖, √(d·ε)) = x / √(d·(mean x² + ε)).
+    """
+    return states / torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), floor)
+
+
+class TorchKernels:
+    """`early_exit.kernels.interface.Kernels` on the device of the tensors it is given."""
+
+    def __init__(self, tensors: DecoderTensors, precision: str):
+        """precision: of `early_exit.linear.PRECISIONS`."""
+        spec = tensors.spec
+        self.tensors, self.precision = tensors, precision
+        self.device = tensors.head.device
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon), device=self.device)
+        self._layers = [_Layer(layer, tensors, precision) for layer in tensors.layers]
+        self._head = pack(_after_norm(tensors.final_norm, tensors.head) * tensors.head_scale, precision)
+        self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
+        self._biases = _Biases(tensors, self.dtype)
+
+    def embed(self, tokens: np.ndarray) -> Tensor:
+        return self.tensors.embedding[on_device(tokens, self.device)].float()
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._head(normed(states, self.norm_floor)).float()
+
+    def head_inputs(self, states: Tensor) -> Tensor:
+        """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
+        return normed(states, self.norm_floor) * self._head_input_scale
+
+    def run(
+        self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
+    ) -> Tensor:
+        for layer in range(first, last):
+            states = self._run_layer(layer, items, states, cache, sources)
+        return states
+
+    def _run_layer(
+        self, layer: int, items: Items, states: Tensor, cache: KVCache, sources: SourceCache
+    ) -> Tensor:
+        """[n, d_model] → [n, d_model]; layers from 0 here."""
+        packed, spec = self._layers[layer], self.tensors.spec
+        project = partial(self._split, packed.queries_keys_values, parts=3)
+        fill = partial(self._split, packed.keys_values, parts=2)
+        bias = self._biases(layer, cache.capacity)
+        attended = attend_to_own(layer, items, states, cache, project, fill, bias)  # [n, inner]
+        states = packed.self_output.add(attended, states)
+        queries = packed.cross_queries(normed(states, self.norm_floor))
+        queries = queries.view(len(items), spec.heads, 1, spec.head_dim)
+        attended = self._attend_to_sources(layer, items, queries, sources)
+        states = packed.cross_output.add(attended, states)
+        inner = packed.feed_forward_in(normed(states, self.norm_floor))  # [n, d_ff], or twice that
+        if spec.gated:
+            activated, linear = inner.chunk(2, dim=-1)
+            inner = packed.activation(activated) * linear
+        elif packed.activation is not None:
+            inner = packed.activation(inner)
+        return packed.feed_forward_out.add(inner, states)
+
+    def _split(self, product, states: Tensor, parts: int) -> Tensor:
+        """A product of the normed states, [parts, n, heads, head_dim]."""
+        spec = self.tensors.spec
+        projected = product(normed(states, self.norm_floor)).to(self.dtype)
+        return projected.view(len(states), parts, spec.heads, spec.head_dim).transpose(0, 1)
+
+    def _attend_to_sources(self, layer: int, items: Items, queries: Tensor, sources: SourceCache) -> Tensor:
+        """Cross-attention. queries: [n, heads, 1, head_dim] → [n, inner]."""
+        places = sources.of_slot[items.slots]
+        self._fill_sources(layer, places, sources)
+        longest = int(sources.lengths[places].max())
+        keys, values = take(sources.layers[layer], 1, places)[
+            ..., :longest, :
+        ]  # [n, heads, longest, head_dim]
+        mask = None
+        if (sources.lengths[places] != longest).any():
+            lengths = on_device(sources.lengths[places], self.device)
+            mask = (torch.arange(longest, device=self.device) < lengths[:, None])[:, None, None]
+        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
+        return attended.reshape(len(items), -1)
+
+    def _fill_sources(self, layer: int, places: np.ndarray, sources: SourceCache) -> None:
+        if sources.filled[layer, places].all():
+            return
+        spec = self.tensors.spec
+        for place in np.unique(places[~sources.filled[layer, places]]).tolist():
+            length = int(sources.lengths[place])
+            projected = self._layers[layer].cross_keys_values(sources.states[place, :length])
+            projected = projected.view(length, 2, spec.heads, spec.head_dim).permute(1, 2, 0, 3)
+            sources.layers[layer][:, place, :, :length] = projected  # [2, heads, length, head_dim]
+            sources.filled[layer, place] = True
+
+
+def attend_to_own(
+    layer: int, items: Items, states: Tensor, cache: KVCache, project, fill, bias: Tensor | None
+) -> Tensor:
+    """Self-attention of items, whose keys and values go into the cache.
+
+    project: states → queries, keys and values [3, n, heads, head_dim]; fill: → keys and values alone, for
+    positions that wait. bias: [heads, capacity] by distance, the largest first; or None. Returns [n, inner].
+    """
+    waiting = cache.enter(layer, items.slots, items.positions)
+    held = cache.layers[layer].permute(1, 3, 0, 2, 4)  # [slots, positions, 2, heads, head_dim]
+    if waiting is not None:
+        where = tuple(on_device(each, states.device) for each in waiting)
+        held[where] = fill(cache.exit_states[where]).transpose(0, 1)
+    queries, *own = project(states)
+    where = tuple(on_device(each, states.device) for each in (items.slots, items.positions))
+    held[where] = torch.stack(own, dim=1)  # [n, 2, heads, head_dim]
+    length = int(items.positions.max()) + 1
+    keys, values = take(cache.layers[layer], 1, items.slots)[..., :length, :]  # [n, heads, length, head_dim]
+    mask = _seen(items.positions, length, bias, states.device)
+    attended = scaled_dot_product_attention(queries[:, :, None], keys, values, attn_mask=mask, scale=1.0)
+    return attended.reshape(len(items), -1)
+
+
+def _seen(positions: np.ndarray, length: int, bias: Tensor | None, device: torch.device) -> Tensor | None:
+    """What is added to attention scores [n, heads, 1, length]: the bias, and −inf for later positions."""
+    if (positions == length - 1).all():
+        return None if bias is None else bias[None, :, None, bias.shape[1] - length :]
+    distances = on_device(positions, device)[:, None] - torch.arange(length, device=device)  # [n, length]
+    if bias is None:
+        return (distances >= 0)[:, None, None]
+    by_item = bias[:, bias.shape[1] - 1 - distances.clamp(min=0)].transpose(0, 1)  # [n, heads, length]
+    return by_item.masked_fill((distances < 0)[:, None], -torch.inf)[:, :, None]
+
+
+class _Biases:
+    """Position biases of the layers, by distance; longer ones are made when they are first needed."""
+
+    def __init__(self, tensors: DecoderTensors, dtype: torch.dtype):
+        tables = [layer.self_attention.relative_bias for layer in tensors.layers]
+        self._tables = [tables[0] if table is None else table for table in tables]
+        self._spec, self._dtype = tensors.spec, dtype
+        self._made: dict[tuple[int, int], Tensor] = {}
+
+    def __call__(self, layer: int, longest: int) -> Tensor | None:
+        """[heads, longest], the largest distance first."""
+        table = self._tables[layer]
+        if table is None:
+            return None
+        key = (id(table), longest)
+        if key not in self._made:
+            bias = bias_by_distance(table.float(), self._spec.max_distance, self._spec.causal, longest)
+            self._made[key] = bias.flip(1).to(self._dtype)
+        return self._made[key]
+
+
+class _Layer:
+    """One layer's packed products. `activation` is None where the product before it includes it."""
+
+    def __init__(self, layer: LayerTensors, tensors: DecoderTensors, precision: str):
+        own, cross, spec = layer.self_attention, layer.cross_attention, tensors.spec
+        fused = spec.activation == "relu" and not spec.gated
+        self.queries_keys_values = pack(_after_norm(own.norm, own.queries, own.keys, own.values), precision)
+        self.keys_values = pack(_after_norm(own.norm, own.keys, own.values), precision)
+        self.self_output = pack(own.output, precision)
+        self.cross_queries = pack(_after_norm(cross.norm, cross.queries), precision)
+        self.cross_keys_values = pack(_keys_values(cross), precision)
+        self.cross_output = pack(cross.output, precision)
+        self.feed_forward_in = pack(
+            _after_norm(layer.feed_forward_norm, layer.feed_forward_in), precision, relu=fused
+        )
+        self.feed_forward_out = pack(layer.feed_forward_out, precision)
+        self.activation = None if fused else ACTIVATIONS[spec.activation]
+
+
+def _keys_values(attention: AttentionTensors) -> Tensor:
+    return torch.cat([attention.keys, attention.values])
+
+
+def _after_norm(norm: Tensor, *weights: Tensor) -> Tensor:
+    """Weights of projections of one normed input: one product of what `normed` gives."""
+    together = torch.cat([weight.float() for weight in weights])
+    return together * norm.float() * math.sqrt(together.shape[1])

@@ -1,0 +1,71 @@
+"""The whole LM head."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from early_exit.decoding.kv_cache import on_device
+from early_exit.kernels.interface import Items, Kernels
+from early_exit.lm_head.scores import LogitsPart, Part
+
+
+class Reading:
+    """What the head says of the states [n, d_model] of items that a layer has just run.
+
+    `logits` are computed once, if asked for: [n, vocabulary], or [n, K] of propagated tokens; float32.
+    """
+
+    def __init__(self, items: Items, states: Tensor, compute: Callable[["Reading"], Tensor]):
+        self.items, self.states = items, states
+        self.known: Tensor | None = None
+        self._compute = compute
+
+    def logits(self) -> Tensor:
+        if self.known is None:
+            self.known = self._compute(self)
+        return self.known
+
+
+class FullHead:
+    """The whole head, for every question.
+
+    counts, kept: of the heads that have them, see `early_exit.decoding.results.DecodedBatch`.
+    """
+
+    counts: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
+
+    def __init__(self, kernels: Kernels):
+        self._kernels = kernels
+
+    def read(self, items: Items, states: Tensor) -> Reading:
+        return Reading(items, states, lambda reading: self._kernels.logits(reading.states))
+
+    def response(self, reading: Reading, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Bounds [n] of softmax response, where this head has them cheaper than from logits."""
+        return None
+
+    def forget(self, slots: np.ndarray) -> None:
+        """Other rows are in these slots now."""
+
+    def remembers(self, items: Items) -> bool:
+        """Whether what was read of these items at a lower layer decides what they choose from now."""
+        return False
+
+    def answers(self, reading: Reading) -> bool:
+        """Whether `part` costs nothing more."""
+        return reading.known is not None
+
+    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+        """What those of the items that leave, [n] bool, choose from."""
+        return LogitsPart(chosen(reading.logits(), leaves))
+
+    def unasked(self, states: Tensor) -> Part:
+        """What items choose from that left without a question to the head; states: [n, d_model]."""
+        return LogitsPart(self._kernels.logits(states))
+
+
+def chosen(tensor: Tensor, mask: np.ndarray) -> Tensor:
+    """The rows of a tensor that a host mask [n] names; the tensor itself where it names all."""
+    return tensor if mask.all() else tensor[on_device(mask.nonzero()[0], tensor.device)]

@@ -1,0 +1,48 @@
+"""What rows choose their next tokens from."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Part(Protocol):
+    """What some rows that left at one layer choose from."""
+
+    def tokens(self) -> np.ndarray:
+        """The likeliest tokens [n] int64, the lowest number of equals."""
+
+    def logits(self) -> Tensor:
+        """[n, vocabulary] float32."""
+
+
+class Scores:
+    """Parts one after the other."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self._parts = parts
+
+    def tokens(self) -> np.ndarray:
+        """The likeliest token of every row, [rows] int64."""
+        tokens = [part.tokens() for part in self._parts]
+        return tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
+
+    def logits(self) -> Tensor:
+        """[rows, vocabulary] float32. Computed here where the choice was found without."""
+        logits = [part.logits() for part in self._parts]
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
+
+
+class LogitsPart:
+    """Logits [n, vocabulary] that are known."""
+
+    def __init__(self, logits: Tensor):
+        self._logits = logits
+
+    def tokens(self) -> np.ndarray:
+        return self._logits.argmax(-1).cpu().numpy()
+
+    def logits(self) -> Tensor:
+        return self._logits

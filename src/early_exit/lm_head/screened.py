@@ -1,0 +1,60 @@
+"""The float32 LM head through its int8 copy: the same tokens and exits, for less."""
+
+import numpy as np
+from torch import Tensor
+
+from early_exit.kernels.interface import Items
+from early_exit.kernels.torch_kernels import TorchKernels
+from early_exit.lm_head.full import FullHead, Reading, chosen
+from early_exit.lm_head.scores import Part
+from early_exit.lm_head.screen import Screen, Screened
+
+
+class ScreenedHead(FullHead):
+    """Answers from `early_exit.lm_head.screen`; counts how often it was asked, and what that took."""
+
+    def __init__(self, kernels: TorchKernels, screen: Screen):
+        super().__init__(kernels)
+        self._screen = screen
+        self._answer: tuple[Reading, Screened] | None = None  # of the last reading
+        self.counts = {"asked": 0, "candidates": 0, "fell_back": 0}
+
+    def read(self, items: Items, states: Tensor) -> Reading:
+        inputs = self._kernels.head_inputs(states)
+        return Reading(items, inputs, lambda reading: self._screen.full(reading.states))
+
+    def response(self, reading: Reading, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        answer = self._counted(self._screen.response(reading.states, limits))
+        self._answer = (reading, answer)
+        return answer.low, answer.high
+
+    def answers(self, reading: Reading) -> bool:
+        return super().answers(reading) or (self._answer is not None and self._answer[0] is reading)
+
+    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+        if self._answer is None or self._answer[0] is not reading:
+            return super().part(reading, leaves)
+        return _Found(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen)
+
+    def unasked(self, states: Tensor) -> Part:
+        inputs = self._kernels.head_inputs(states)
+        return _Found(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen)
+
+    def _counted(self, answer: Screened) -> Screened:
+        self.counts["asked"] += len(answer.tokens)
+        self.counts["candidates"] += int(answer.candidates[~answer.fell_back].sum())
+        self.counts["fell_back"] += int(answer.fell_back.sum())
+        return answer
+
+
+class _Found:
+    """Tokens that the screen found, and the head's inputs, for whoever wants logits."""
+
+    def __init__(self, tokens: np.ndarray, inputs: Tensor, screen: Screen):
+        self._tokens, self._inputs, self._screen = tokens, inputs, screen
+
+    def tokens(self) -> np.ndarray:
+        return self._tokens
+
+    def logits(self) -> Tensor:
+        return self._screen.full(self._inputs)
