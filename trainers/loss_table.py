@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit import ExitPolicy
-from models.encoder import packed_encoder
+from models.engines import engine_for
 from trainers.generation import GenerationTrainer
 
 # Confidences are float32 and divided by the threshold's decay: closer than this to λ, a text is decoded anew.
@@ -91,7 +91,7 @@ class PromptDecoder:
     def _encoded(self, precision: str) -> list[Tensor]:
         """Encoder states [length, d_model] of every prompt."""
         if precision not in self._sources:
-            encoder, states = packed_encoder(self._model, precision), []
+            encoder, states = engine_for(self._model, ExitPolicy(), precision).encoder, []
             for first in range(0, len(self._inputs), self._batch):
                 inputs = self._inputs[first : first + self._batch]
                 padded, mask = padded_batch(inputs)
