@@ -13,15 +13,16 @@ from early_exit.kernels.interface import (
     StackSpec,
     StackTensors,
 )
+from models.readable import weight_of
 
 
 def decoder_tensors(model) -> DecoderTensors:
     """Describes the decoder of a model of `models.t5`, by the weights as they are now."""
-    stack = model.decoder
-    one = torch.ones((), device=model.lm_head.weight.device)
+    head = weight_of(model.lm_head)
+    one = torch.ones((), device=head.device)
     return DecoderTensors(
-        **_stack(stack, model.config),
-        head=model.lm_head.weight.detach(),
+        **_stack(model.decoder, model.config),
+        head=head,
         head_scale=model.head_input(one).item(),
     )
 
@@ -47,7 +48,7 @@ def _stack(stack, config) -> dict:
     )
     return {
         "spec": spec,
-        "embedding": stack.embed_tokens.weight.detach(),
+        "embedding": weight_of(stack.embed_tokens),
         "layers": tuple(_layer(block) for block in stack.block),
         "final_norm": norm.weight.detach(),
     }
@@ -61,13 +62,13 @@ def _layer(block) -> LayerTensors:
         self_attention=_attention(own.SelfAttention, own.layer_norm),
         cross_attention=_attention(cross[0].EncDecAttention, cross[0].layer_norm) if cross else None,
         feed_forward_norm=last.layer_norm.weight.detach(),
-        feed_forward_in=torch.cat([layer.weight.detach() for layer in inputs]),
-        feed_forward_out=feed_forward.wo.weight.detach(),
+        feed_forward_in=torch.cat([weight_of(layer) for layer in inputs]),
+        feed_forward_out=weight_of(feed_forward.wo),
     )
 
 
 def _attention(attention, norm) -> AttentionTensors:
-    weights = [getattr(attention, name).weight.detach() for name in ("q", "k", "v", "o")]
+    weights = [weight_of(getattr(attention, name)) for name in ("q", "k", "v", "o")]
     return AttentionTensors(norm.weight.detach(), *weights, relative_bias=_bias_table(attention))
 
 
@@ -75,4 +76,4 @@ def _bias_table(attention) -> Tensor | None:
     """[buckets, heads]. T5 has one in the first layer, UMT5 in each."""
     if not attention.has_relative_attention_bias:
         return None
-    return attention.relative_attention_bias.weight.detach()
+    return weight_of(attention.relative_attention_bias)

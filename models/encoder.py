@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.linear import Linear, pack
+from models.readable import is_linear, weight_of
 
 
 def packed_encoder(model, precision: str) -> nn.Module:
@@ -31,10 +32,9 @@ def _with_packed_layers(model, precision: str) -> nn.Module:
         # T5's feed-forward without a gate: max(0, ·) becomes a part of the product before it.
         fused_relu = hasattr(module, "wi") and isinstance(module.act, nn.ReLU)
         for name, child in module.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(
-                    module, name, _PackedLayer(pack(child.weight, precision, fused_relu and name == "wi"))
-                )
+            if is_linear(child):
+                product = pack(weight_of(child), precision, fused_relu and name == "wi")
+                setattr(module, name, _PackedLayer(product))
         if fused_relu:
             module.act = nn.Identity()
     return _InParts(encoder)
@@ -52,12 +52,17 @@ class _InParts(nn.Module):
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self._encoder = encoder
+        self._device = next(encoder.parameters()).device
 
     def forward(self, return_dict: bool = True, **kwargs) -> BaseModelOutput:
         """kwargs: the encoder's tensors [sources, length, …] and settings. Gives `last_hidden_state`.
 
         `generate` leaves out a mask that it does not find named here, unless there are `kwargs` of that name.
         """
+        with torch.autocast(self._device.type, enabled=False):
+            return self._in_parts(**kwargs)
+
+    def _in_parts(self, **kwargs) -> BaseModelOutput:
         tensors = {name: value for name, value in kwargs.items() if isinstance(value, Tensor)}
         sources, length = next(iter(tensors.values())).shape[:2]
         at_once = max(1, _TOKENS_AT_ONCE // max(1, length))

@@ -20,6 +20,7 @@ from early_exit.policy import ExitPolicy
 from models.adapter import decoder_tensors
 from models.encoder import packed_encoder
 from models.exit_heads import packed_head
+from models.readable import adapters_in_use, check_readable, weight_of
 
 _SAMPLES = 8  # numbers of each parameter that are looked at
 
@@ -39,8 +40,10 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     numbers of each: writing a few others through `.data` is not noticed, call `forget_engines` then.
     Safe to call from several threads.
 
-    Raises ValueError for an exit head that the model lacks, or has from another model.
+    Raises ValueError for an exit head that the model lacks, or has from another model, and for modules that
+    do not compute what their weights say.
     """
+    check_readable(model)
     held = _of_model(model)
     with held.lock:
         held.renew(model)
@@ -75,7 +78,7 @@ def precision_of(model, asked: str | None) -> str:
     of a T5 needs. Raises ValueError for an unknown name.
     """
     if asked is None:
-        return "bfloat16" if model.decoder.embed_tokens.weight.dtype == torch.bfloat16 else "float32"
+        return "bfloat16" if weight_of(model.decoder.embed_tokens).dtype == torch.bfloat16 else "float32"
     return usable_precision(asked, model.device)
 
 
@@ -102,6 +105,7 @@ class _Held:
         """Drops everything where the weights are not what they were."""
         tensors = [*model.parameters(), *model.buffers()]
         state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
+        state.append(adapters_in_use(model))
         if state != self._state:
             self._parts, self._state = {}, state
             self._views = [_sample(tensor) for tensor in tensors]
@@ -124,7 +128,7 @@ class _Held:
         if not has_exact_int8(model.device):
             warnings.warn(f"no screened LM head on {model.device}: the whole head is computed", stacklevel=4)
             return None
-        return self.part("screen", lambda: Screen(model.lm_head.weight))
+        return self.part("screen", lambda: Screen(weight_of(model.lm_head)))
 
     def _sampled(self) -> Tensor:
         """Some numbers of all tensors, on the host; NaN, which equals nothing, as 0."""

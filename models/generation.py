@@ -26,6 +26,7 @@ from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
 from models.engines import engine_for, precision_of
+from models.options import why_not_served
 from models.reference_decoder import ReferenceDecoder
 
 
@@ -49,9 +50,6 @@ class EarlyExitOutput(ModelOutput):
     kept: Callable[[], tuple[int, int]] | None = None
 
 
-_UNSUPPORTED_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
-
-
 def early_exit_generate(
     model,
     input_ids: Tensor,
@@ -60,6 +58,8 @@ def early_exit_generate(
     generation_config: GenerationConfig,
     exit_policy: ExitPolicy | None = None,
     engine_precision: str | None = None,
+    streamer=None,
+    tokenizer=None,
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
     """Decodes a batch with the fast engine.
@@ -67,9 +67,11 @@ def early_exit_generate(
     input_ids: [rows, n] decoder prefix; engine_precision: see `EarlyExitMixin.generate`; the other
     arguments are as `generate` prepares them.
     Confidence is measured on the model's own logits; processors act on the choice of the token.
-    Raises ValueError for beams and for outputs that it does not keep.
+    streamer: gets the tokens of every step, as transformers' loop gives them; tokenizer: for `generate`
+    itself, which makes stop strings' criteria with it.
+    Raises ValueError for what it does not serve, see `models.options`.
     """
-    _refuse_unsupported(generation_config)
+    refuse_unserved(generation_config, model_kwargs)
     rows, prefix_length = input_ids.shape
     max_new_tokens = generation_config.max_length - prefix_length
     sequences = input_ids.new_full((rows, generation_config.max_length), _padding(generation_config))
@@ -89,6 +91,8 @@ def early_exit_generate(
         else:
             tokens = torch.from_numpy(scores.tokens()).to(sequences.device)
         sequences[places, length] = tokens
+        if streamer is not None:
+            streamer.put(sequences[:, length].cpu())
         ends = stopping_criteria(sequences[:, : length + 1], None)[places]
         return tokens.cpu().numpy(), ends.cpu().numpy()
 
@@ -99,7 +103,10 @@ def early_exit_generate(
         Prompt(states, prefix)
         for states, prefix in zip(without_padding(source, mask), input_ids.cpu().numpy(), strict=True)
     ]
-    decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens)
+    with torch.autocast(source.device.type, enabled=False):
+        decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens)
+    if streamer is not None:
+        streamer.end()
     length = prefix_length + decoded.exit_layers.shape[1]
     sequences = sequences[:, :length]
     if not generation_config.return_dict_in_generate:
@@ -125,7 +132,7 @@ def reference_generate(
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
     """The same by reference decoding, row by row: slow, and right by construction."""
-    _refuse_unsupported(generation_config)
+    refuse_unserved(generation_config, model_kwargs)
     policy = exit_policy or ExitPolicy()
     rows = len(input_ids)
     policy.check_rows(rows)
@@ -175,12 +182,11 @@ def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
     return [states[kept] if kept.any() else states for states, kept in zip(source, mask != 0, strict=True)]
 
 
-def _refuse_unsupported(config: GenerationConfig) -> None:
-    if config.num_beams > 1:
-        raise ValueError(f"early exit decodes without beams, got num_beams={config.num_beams}")
-    asked = [name for name in _UNSUPPORTED_OUTPUTS if getattr(config, name)]
-    if asked and config.return_dict_in_generate:
-        raise ValueError(f"early exit does not return {', '.join(asked)}")
+def refuse_unserved(config: GenerationConfig, options: dict) -> None:
+    """Raises ValueError for what decoding with exits does not do."""
+    reason = why_not_served(config, {**options, "past_key_values": None})  # here it is a fresh cache
+    if reason is not None:
+        raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")
 
 
 def _choose(scores: Tensor, config: GenerationConfig) -> Tensor:

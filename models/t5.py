@@ -8,11 +8,17 @@ class leaves alone.
 References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 """
 
+import inspect
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
+    GenerationMixin,
     LongT5ForConditionalGeneration,
     MT5ForConditionalGeneration,
     T5ForConditionalGeneration,
@@ -25,9 +31,10 @@ from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from models.calibrated import CALIBRATED, calibrated_policy
 from models.engines import engine_for, precision_of
-from models.exit_heads import ExitHeads, fingerprint, new_exit_heads
+from models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
 from models.head_training import head_training_loss
+from models.options import why_not_served
 
 
 @dataclass
@@ -54,7 +61,7 @@ class EarlyExitMixin:
 
         shared: one head for all layers. Raises ValueError for a name that is none.
         """
-        made = {"shared": shared, "backbone": fingerprint(self)}
+        made = {"shared": shared, "backbone": backbone_fingerprints(self)}
         self.config.exit_heads = {**(getattr(self.config, "exit_heads", None) or {}), name: made}
         self.exit_heads[name] = new_exit_heads(self.config, name).to(self.device)
         return self.exit_heads[name]
@@ -64,7 +71,8 @@ class EarlyExitMixin:
         if name not in self.exit_heads:
             there = ", ".join(sorted(self.exit_heads)) or "none"
             raise ValueError(f"the model has no exit head {name!r}; it has: {there}")
-        if self.config.exit_heads[name]["backbone"] != fingerprint(self):
+        backbone = self.config.exit_heads[name]["backbone"]  # text in older checkpoints
+        if fingerprint(self) not in ([backbone] if isinstance(backbone, str) else backbone):
             raise ValueError(f"exit head {name!r} was trained on a model with other weights: train it again")
 
     @property
@@ -90,14 +98,10 @@ class EarlyExitMixin:
 
     def forward(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
+        *args,
         exit_loss: str | None = None,
         exit_head_loss: tuple[str, Sequence[str]] | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        encoder_outputs=None,
-        decoder_attention_mask: Tensor | None = None,
         **kwargs,
     ):
         """transformers' forward, or with `exit_loss` the joint training loss over all exits, or with
@@ -110,28 +114,28 @@ class EarlyExitMixin:
         tokens divided by `num_items_in_batch` (by the number of unmasked labels if None), which
         makes it right under gradient accumulation; no logits are returned.
         """
-        # Encoder outputs and the decoder's mask are named because `generate` takes no others.
+        if exit_head_loss is None and exit_loss is None:
+            return super().forward(*args, **kwargs)
+        inputs = inspect.signature(super().forward).bind_partial(*args, **kwargs).arguments
+        inputs = {**inputs.pop("kwargs", {}), **inputs}
+        if inputs.get("labels") is None:
+            raise ValueError("exit_loss and exit_head_loss need labels")
+        _refuse(inputs, "past_key_values")
         if exit_head_loss is not None:
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            _refuse(inputs, "decoder_inputs_embeds", "decoder_attention_mask", "inputs_embeds")
             loss, names = exit_head_loss
-            return head_training_loss(self, names, loss, inputs, num_items_in_batch)
-        if exit_loss is None:
-            return super().forward(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                labels=labels,
-                encoder_outputs=encoder_outputs,
-                decoder_attention_mask=decoder_attention_mask,
-                **kwargs,
-            )
-        if labels is None:
-            raise ValueError("exit_loss needs labels")
-        states = self._exit_states(input_ids, attention_mask, labels, encoder_outputs, **kwargs)
+            read = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "labels")}
+            return head_training_loss(self, names, loss, read, num_items_in_batch)
+        return self._joint_loss(exit_loss, inputs, num_items_in_batch)
+
+    def _joint_loss(self, weighting: str, inputs: dict, num_items_in_batch) -> JointLossOutput:
+        labels = inputs["labels"]
+        states = self._exit_states(inputs)
         loss, exit_losses = joint_cross_entropy(
             [state.flatten(0, 1) for state in states],  # each [batch * length, d_model]
             self.lm_head.weight,
             labels.flatten(),
-            layer_weights(exit_loss, self.num_exits),
+            layer_weights(weighting, self.num_exits),
         )
         tokens = (labels != -100).sum().clamp(min=1)
         return JointLossOutput(
@@ -139,15 +143,20 @@ class EarlyExitMixin:
             exit_losses=exit_losses / tokens,
         )
 
-    def _exit_states(self, input_ids, attention_mask, labels, encoder_outputs=None, **kwargs) -> list[Tensor]:
+    def _exit_states(self, inputs: dict) -> list[Tensor]:
         """Inputs of the LM head at every exit, L tensors [batch, length, d_model]."""
+        attention_mask, encoder_outputs = inputs.get("attention_mask"), inputs.get("encoder_outputs")
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        decoder_input_ids = kwargs.get("decoder_input_ids")
-        if decoder_input_ids is None:
-            decoder_input_ids = self._shift_right(labels)
+            sources = {name: inputs.get(name) for name in ("input_ids", "inputs_embeds")}
+            encoder_outputs = self.encoder(attention_mask=attention_mask, **sources)
+        decoder_input_ids = inputs.get("decoder_input_ids")
+        embeddings = inputs.get("decoder_inputs_embeds")
+        if decoder_input_ids is None and embeddings is None:
+            decoder_input_ids = self._shift_right(inputs["labels"])
         outputs = self.decoder(
             input_ids=decoder_input_ids,
+            inputs_embeds=embeddings,
+            attention_mask=inputs.get("decoder_attention_mask"),
             encoder_hidden_states=encoder_outputs[0],
             encoder_attention_mask=attention_mask,
             use_cache=False,
@@ -175,52 +184,117 @@ class EarlyExitMixin:
         exit_policy: None for transformers' own decoding. By default the policy that a calibration has
         certified and left in the model's configuration, if one has: its guarantee then holds for prompts
         like those it was calibrated with, and a call that is outside of it warns.
-        Greedy decoding and sampling, logits processors and stopping criteria work as ever; beams are
-        refused. With `return_dict_in_generate=True` the result holds exit layers and confidences,
+        Greedy decoding and sampling, logits processors, stopping criteria, stop strings and streamers work
+        as ever; beams and the other loops of transformers are refused by name, see `models.options`. With
+        `return_dict_in_generate=True` the result holds exit layers and confidences,
         see `models.generation.EarlyExitOutput`.
 
         engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
         None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
         """
+        names = list(inspect.signature(GenerationMixin.generate).parameters)[1:]  # without self
+        kwargs.update(zip(names, args, strict=False))
+        config = kwargs.get("generation_config") or self.generation_config
         if exit_policy == CALIBRATED:
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
-        if exit_policy is not None:
-            if kwargs.get("streamer") is not None:
-                raise ValueError("early exit does not stream; leave out the streamer")
-            kwargs["exit_policy"] = exit_policy
-            if kwargs.setdefault("custom_generate", early_exit_generate) is early_exit_generate:
-                return self._generate_with_engine(*args, engine_precision=engine_precision, **kwargs)
-        if engine_precision is not None:
-            raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")
-        if exit_policy is not None:
-            return super().generate(*args, **kwargs)
-        if kwargs.get("past_key_values") is None and kwargs.get("use_cache") is not False:
-            # transformers sizes its default cache by the encoder's layers and fails on a deeper decoder.
-            kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        return super().generate(*args, **kwargs)
-
-    def _generate_with_engine(self, *args, engine_precision: str | None, **kwargs):
+        if exit_policy is None:
+            if engine_precision is not None:
+                raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")
+            return super().generate(**self._with_deep_cache(kwargs, config))
+        loop = kwargs.pop("custom_generate", None) or early_exit_generate
+        reason = why_not_served(config, kwargs)
+        if reason is not None:
+            raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")
+        if loop is not early_exit_generate:
+            if engine_precision is not None:
+                raise ValueError("engine_precision is the engine's, not another loop's")
+            return super().generate(custom_generate=loop, exit_policy=exit_policy, **kwargs)
         precision = precision_of(self, engine_precision)
-        # Not a submodule of the model: it must not be saved or trained with it.
-        self.__dict__["_engine_encoder"] = engine_for(self, ExitPolicy(), precision).encoder
+        token = _engine_encoder.set((self, engine_for(self, exit_policy, precision).encoder))
+        options = {"exit_policy": exit_policy, "engine_precision": precision}
         try:
-            return super().generate(*args, engine_precision=precision, **kwargs)
+            return super().generate(custom_generate=loop, **options, **kwargs)
         finally:
-            del self.__dict__["_engine_encoder"]
+            _engine_encoder.reset(token)
+
+    def _with_deep_cache(self, kwargs: dict, config) -> dict:
+        """transformers sizes its default cache by the encoder's layers and fails on a deeper decoder."""
+        asked = kwargs.get("cache_implementation", config.cache_implementation) is not None
+        asked |= kwargs.get("past_key_values") is not None
+        uses = kwargs.get("use_cache", config.use_cache) is not False
+        if asked or not uses or self.config.num_decoder_layers <= self.config.num_layers:
+            return kwargs
+        return {**kwargs, "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+
+    def _extract_generation_mode_kwargs(
+        self, custom_generate, kwargs, synced_gpus, assistant_model, streamer
+    ):
+        """Of a loop of one's own transformers drops the streamer; and the tokenizer, which stop strings
+        need."""
+        tokenizer = kwargs.get("tokenizer")
+        extracted = super()._extract_generation_mode_kwargs(
+            custom_generate, kwargs, synced_gpus, assistant_model, streamer
+        )
+        if custom_generate is early_exit_generate:
+            given = {"tokenizer": tokenizer, "streamer": streamer}
+            extracted |= {name: value for name, value in given.items() if value is not None}
+        return extracted
 
     def get_encoder(self, modality: str | None = None):
-        """transformers' encoder; while the engine generates, the same in the engine's precision."""
-        return self.__dict__.get("_engine_encoder") or super().get_encoder(modality)
+        """transformers' encoder; while the engine generates in this thread, the same in its precision."""
+        model, encoder = _engine_encoder.get()
+        return encoder if model is self else super().get_encoder(modality)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """transformers' own; the configuration names the plain class, which loads the checkpoint as well."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        plain = [type(self).__mro__[2].__name__]
+        self.config.architectures = plain
+        file = Path(save_directory) / "config.json"
+        if file.is_file():
+            saved = AutoConfig.from_pretrained(save_directory)
+            saved.architectures = plain
+            saved.save_pretrained(save_directory)
 
 
+# Of the model that generates in this thread, with its encoder in the engine's precision: `generate` asks for
+# the encoder by a method without arguments.
+_engine_encoder: ContextVar[tuple] = ContextVar("engine_encoder", default=(None, None))
+
+
+def _refuse(inputs: dict, *names: str) -> None:
+    for name in names:
+        if inputs.get(name) is not None:
+            raise ValueError(f"the losses at the exits cannot take {name}")
+
+
+def _with_stock_signature(model_class: type) -> type:
+    """Gives `forward` the stock class's named arguments, in their order, and ours behind them: transformers
+    and its Trainer choose by names what to pass."""
+    ours = EarlyExitMixin.forward
+    *stock, rest = inspect.signature(model_class.__mro__[2].forward).parameters.values()
+    added = [own for own in inspect.signature(ours).parameters.values() if own.kind is own.KEYWORD_ONLY]
+
+    @wraps(ours)
+    def forward(self, *args, **kwargs):
+        return ours(self, *args, **kwargs)
+
+    forward.__signature__ = inspect.Signature([*stock, *added, rest])
+    model_class.forward = forward
+    return model_class
+
+
+@_with_stock_signature
 class EarlyExitT5(EarlyExitMixin, T5ForConditionalGeneration):
     """T5, T5 v1.1, Flan-T5, ByT5."""
 
 
+@_with_stock_signature
 class EarlyExitMT5(EarlyExitMixin, MT5ForConditionalGeneration):
     """mT5."""
 
 
+@_with_stock_signature
 class EarlyExitUMT5(EarlyExitMixin, UMT5ForConditionalGeneration):
     """UMT5, with a position bias in every layer."""
 
@@ -229,6 +303,7 @@ class EarlyExitUMT5(EarlyExitMixin, UMT5ForConditionalGeneration):
         return self.config.tie_word_embeddings  # transformers knows no other sign of it here
 
 
+@_with_stock_signature
 class EarlyExitLongT5(EarlyExitMixin, LongT5ForConditionalGeneration):
     """LongT5: another encoder before T5's decoder."""
 

@@ -1,0 +1,139 @@
+"""Whether the engine, which reads weights past the modules' own `forward`, would compute what the modules do.
+
+Plain layers are read as they are; layers of PEFT (LoRA, DoRA, IA³ …) as their merged weight; whatever else
+stands in a module's place, hooks and patched methods included, is refused by name.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+_OWN_PACKAGES = ("torch.nn.modules.", "transformers.", "models.", "early_exit.")
+
+
+def check_readable(model) -> None:
+    """Raises ValueError naming the first module of a model of `models.t5` that computes something else than
+    its weights say."""
+    if "prepare_inputs_for_generation" in vars(model):  # PEFT's prompt learning patches it
+        raise ValueError(
+            "exits cannot decode with prompt or prefix tuning, which changes the inputs of generate; "
+            "pass exit_policy=None"
+        )
+    for name, module in _modules(model):
+        reason = _unreadable(module)
+        if reason is not None:
+            raise ValueError(
+                f"the engine cannot read module {name!r}: {reason}; merge or remove that, "
+                "or pass exit_policy=None"
+            )
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight that a linear layer or embedding multiplies with, adapters included; without gradient.
+
+    Raises ValueError for an adapter that cannot be merged.
+    """
+    module = _unwrapped(module)
+    if not _is_adapted(module):
+        return module.weight.detach()
+    merged = copy.deepcopy(module)
+    try:
+        if module.disable_adapters:
+            merged.unmerge()
+        else:
+            merged.merge()
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        raise ValueError(f"an adapter of type {type(module).__name__} cannot be merged: {error}") from error
+    return merged.get_base_layer().weight.detach()
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer, adapted or not."""
+    module = _unwrapped(module)
+    return isinstance(module.get_base_layer() if _is_adapted(module) else module, nn.Linear)
+
+
+def adapters_in_use(model) -> list:
+    """Which adapters of which modules count: changes without any change of a parameter."""
+    if "peft" not in sys.modules:
+        return []
+    return [
+        (name, tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
+        for name, module in model.named_modules()
+        if _is_adapted(module)
+    ]
+
+
+def _modules(model) -> Iterator[tuple[str, nn.Module]]:
+    """All modules that decoding reads; not those inside of an adapted layer, which count as one."""
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if name.startswith("exit_heads") or any(name.startswith(prefix) for prefix in inside):
+            continue
+        if _is_adapted(module) or _is_saved_copy(module):
+            inside.append(name + ".")
+        yield name, module
+
+
+def _unreadable(module: nn.Module) -> str | None:
+    """Why a module does not compute what its weights say; None where it does."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    # transformers leaves hooks of its own that note outputs and change nothing.
+    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):
+        return "it has forward hooks"
+    if "forward" in vars(module):
+        return "its forward is replaced, as offloading does"
+    if parametrize.is_parametrized(module):
+        return "its weight is parametrized"
+    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+        return "its weights are not loaded: they are on the meta device"
+    if _is_saved_copy(module):
+        return None if isinstance(_unwrapped(module), nn.Linear | nn.Embedding) else "PEFT saves a copy of it"
+    if _is_adapted(module):
+        base = module.get_base_layer()
+        if not isinstance(base, nn.Linear | nn.Embedding) or getattr(base, "bias", None) is not None:
+            return f"an adapter of type {type(module).__name__} around {type(base).__name__}"
+        return _unmergeable(module)
+    package = type(module).__module__ + "."
+    if not package.startswith(_OWN_PACKAGES):
+        return f"it is a {type(module).__module__}.{type(module).__name__}"
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        return "it has a bias, which T5 has not"
+    return None
+
+
+def _unmergeable(module: nn.Module) -> str | None:
+    if getattr(module, "merge", None) is None:
+        return f"an adapter of type {type(module).__name__} cannot be merged"
+    biases = getattr(module, "lora_bias", {})
+    if isinstance(biases, dict) and any(biases.values()):
+        return "its adapter has a bias"
+    return None
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    if "peft" not in sys.modules:
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(module, BaseTunerLayer)
+
+
+def _is_saved_copy(module: nn.Module) -> bool:
+    if "peft" not in sys.modules:
+        return False
+    from peft.utils import AuxiliaryTrainingWrapper
+
+    return isinstance(module, AuxiliaryTrainingWrapper)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The module that PEFT's `modules_to_save` puts into another's place, or the module itself."""
+    if not _is_saved_copy(module):
+        return module
+    if module.disable_adapters or not module.active_adapters:
+        return module.original_module
+    return module.modules_to_save[module.active_adapters[0]] if hasattr(module, "modules_to_save") else module
