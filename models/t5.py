@@ -200,6 +200,14 @@ class EarlyExitMixin:
             kwargs["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
         return super().generate(*args, **kwargs)
 
+    def save_pretrained(self, save_directory, is_main_process: bool = True, *args, **kwargs) -> None:
+        """transformers' own, but the configuration names transformers' class: the checkpoint is one of it."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            plain = next(each for each in type(self).__mro__ if each.__module__.startswith("transformers."))
+            self.config.architectures = [plain.__name__]
+            self.config.save_pretrained(save_directory)
+
     def _generate_with_engine(self, *args, engine_precision: str | None, **kwargs):
         precision = precision_of(self, engine_precision)
         # Not a submodule of the model: it must not be saved or trained with it.
