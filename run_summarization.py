@@ -11,51 +11,43 @@
 Or with one JSON or YAML file of the same names: `python run_summarization.py settings.yaml`.
 """
 
-import json
 import sys
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
-    HfArgumentParser,
     PreTrainedModel,
     Seq2SeqTrainingArguments,
     set_seed,
 )
 from transformers.utils import logging
-from yaml import YAMLError
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
 from run_calibration import LOSS_TABLE_FILE, calibrate_exits, calibration_settings, check_settings
-from trainers.generation import GenerationSettings, GenerationTrainer
+from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer
 from trainers.joint import JointTrainer
+from trainers.stable import TrainingDivergedError
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_data import calibration_texts, save_training_documents
-from util.check_arguments import check_arguments
+from util.check_training import check_best_metric
+from util.command_line import parse_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
-from util.metrics import rouge_of_tokens, sentence_splitter
+from util.metrics import ROUGE_TYPES, rouge_of_tokens, sentence_splitter
 from util.results import SweepTable, heads_table, provenance, write_results
+from util.resume import check_checkpoint, resumption
 from util.run_folder import check_free, finish_sweep, finish_training, prepare_sweep, prepare_training
 from util.settings import run_settings, sweep_settings
-from util.tokenizer import train_tokenizer
+from util.tokenizer import fit_embeddings, number_of_ids, train_tokenizer
 
 logger = logging.get_logger(__name__)
-# Of transformers' own, where exit heads are trained: their losses are convex or nearly so and want a large
-# rate, and clipping would let one head's gradient shrink another's.
-HEAD_TRAINING_DEFAULTS = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_grad_norm": 0.0}
-Arguments = tuple[
-    ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments
-]
 
 
 def main() -> int:
@@ -66,41 +58,6 @@ def main() -> int:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def parse_arguments(argv: list[str]) -> Arguments:
-    """The flags, or the contents of one JSON or YAML file. Raises UsageError for bad ones."""
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments)
-    )
-    try:
-        if len(argv) == 1 and argv[0].endswith((".json", ".yaml", ".yml")):
-            read = json.loads if argv[0].endswith(".json") else yaml.safe_load
-            settings = read(Path(argv[0]).read_text(encoding="utf-8"))
-            defaults = HEAD_TRAINING_DEFAULTS if settings.get("train_meta_cm_head") else {}
-            arguments = parser.parse_dict({**defaults, **settings})
-        else:
-            if "--train_meta_cm_head" in [flag.split("=")[0] for flag in argv]:
-                parser.set_defaults(**HEAD_TRAINING_DEFAULTS)
-            arguments = parser.parse_args_into_dataclasses(argv)
-    except (ValueError, OSError, YAMLError, AttributeError) as error:  # AttributeError: no mapping in a file
-        where = f"{argv[0]}: " if len(argv) == 1 else ""
-        raise UsageError(where + " ".join(str(error).split())) from error
-    for group in arguments:
-        _read_floats(group)
-    check_arguments(*arguments)
-    return arguments
-
-
-def _read_floats(arguments) -> None:
-    """YAML reads 1e-4 as text; numbers are meant where the field is a float."""
-    for field in fields(arguments):
-        value = getattr(arguments, field.name)
-        if isinstance(value, str) and field.type in (float, float | None, "float", "float | None"):
-            try:
-                setattr(arguments, field.name, float(value))
-            except ValueError as error:
-                raise UsageError(f"{field.name}: {value!r} is not a number") from error
 
 
 def run(
@@ -115,11 +72,17 @@ def run(
     set_seed(training.seed)
     texts = load_texts(model_args, data_args, calibration, training)
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
+    may_grow = training.do_train and not exit_args.train_meta_cm_head
+    fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
     check_exit_heads(model, exit_args)
     if calibration.do_cali:
         check_settings(model, exit_args, calibration)
-    folder = Path(training.output_dir)
+    check_best_metric(training, {*ROUGE_TYPES, *GENERATION_METRICS})
+    folder, resume = Path(training.output_dir), resumption(training)
+    if isinstance(resume, Path):
+        trained = model.exit_heads if exit_args.train_meta_cm_head else model
+        check_checkpoint(resume, model, len(list(trained.parameters())), training.max_steps)
     checkpoint = None
     with training.main_process_first(desc="preparing the output folder"):
         if calibration.do_cali:
@@ -130,7 +93,9 @@ def run(
             prepare_sweep(folder, context, exit_args.overwrite_output_dir)
         elif training.do_train:
             settings = run_settings(model_args, data_args, exit_args, training)
-            checkpoint = prepare_training(folder, settings, exit_args.overwrite_output_dir)
+            if resume is False and not training.should_save:
+                resume = None  # the main process has made room
+            checkpoint = prepare_training(folder, settings, exit_args.overwrite_output_dir, resume)
         else:  # an evaluation writes at its end only
             check_free(folder, exit_args.overwrite_output_dir)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
@@ -173,11 +138,16 @@ def load_texts(
         "test": (training.do_predict, data_args.max_predict_samples),
     }
     with training.main_process_first(desc="reading data"):
-        return {
-            split: load_split(split, data_args, model_args, limit)
+        texts = {
+            split: load_split(split, data_args, model_args, limit, needs_summaries=split != "test")
             for split, (needed, limit) in wanted.items()
             if needed
         }
+    if "test" in texts and "summary" not in texts["test"].column_names:
+        if not training.predict_with_generate:
+            raise UsageError("--do_predict on documents without summaries needs --predict_with_generate")
+        logger.warning("the test data has no summaries: there will be no ROUGE")
+    return texts
 
 
 def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[PreTrainedModel, object]:
@@ -196,7 +166,8 @@ def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[P
             train_texts = [*texts["train"]["document"], *texts["train"]["summary"]]
             tokenizer = train_tokenizer(train_texts, model_args.tokenizer_vocab_size)
         if model_args.model_shape is not None:
-            return new_model(model_args.model_shape, len(tokenizer), model_args.dropout_rate), tokenizer
+            tokens = number_of_ids(tokenizer)
+            return new_model(model_args.model_shape, tokens, model_args.dropout_rate), tokenizer
         return load_model(model_args.model_name_or_path, model_args.dropout_rate, **hub_options), tokenizer
     except (OSError, ValueError) as error:
         name = model_args.model_name_or_path or tokenizer_source
@@ -267,11 +238,14 @@ def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source
     """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results."""
     if checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if trainer.is_world_process_zero():
-        with whole_folder_contents(trainer.args.output_dir) as scratch:
-            trainer.save_model(str(scratch))
-            tokenizer.save_pretrained(scratch)
+    try:
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.is_world_process_zero():
+            with whole_folder_contents(trainer.args.output_dir) as scratch:
+                trainer.save_model(str(scratch))
+                tokenizer.save_pretrained(scratch)
+    except TrainingDivergedError as error:
+        raise UsageError(str(error)) from error
     trainer.save_state()
     report(trainer, "train", result.metrics, len(trainer.train_dataset), source)
 

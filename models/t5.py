@@ -245,16 +245,13 @@ class EarlyExitMixin:
         model, encoder = _engine_encoder.get()
         return encoder if model is self else super().get_encoder(modality)
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """transformers' own; the configuration names the plain class, which loads the checkpoint as well."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        plain = [type(self).__mro__[2].__name__]
-        self.config.architectures = plain
-        file = Path(save_directory) / "config.json"
-        if file.is_file():
-            saved = AutoConfig.from_pretrained(save_directory)
-            saved.architectures = plain
-            saved.save_pretrained(save_directory)
+    def save_pretrained(self, save_directory, is_main_process: bool = True, *args, **kwargs) -> None:
+        """transformers' own, but the configuration names transformers' class: the checkpoint is one of it."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            plain = next(each for each in type(self).__mro__ if each.__module__.startswith("transformers."))
+            self.config.architectures = [plain.__name__]
+            self.config.save_pretrained(save_directory)
 
 
 # Of the model that generates in this thread, with its encoder in the engine's precision: `generate` asks for

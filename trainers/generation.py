@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
-from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from early_exit import ExitPolicy
 from models.generation import EarlyExitOutput
+from trainers.stable import StableTrainer
+
+# What every evaluation by generation measures, beside `compute_metrics`. Heads and top-k add to these.
+GENERATION_METRICS = ("block_avg", "gen_len", "tokens_per_second", "ms_per_token")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class _Row:
     labels: list[int] | None
 
 
-class GenerationTrainer(Seq2SeqTrainer):
-    """A Seq2SeqTrainer whose `predict_with_generate` evaluation knows of exits.
+class GenerationTrainer(StableTrainer):
+    """A trainer whose `predict_with_generate` evaluation knows of exits.
 
     generation: `GenerationSettings`, may be replaced between evaluations. `compute_metrics` receives
     an EvalPrediction of token lists, one a row, without start token and padding.
@@ -53,6 +56,15 @@ class GenerationTrainer(Seq2SeqTrainer):
     def __init__(self, *args, generation: GenerationSettings | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.generation = generation or GenerationSettings()
+
+    def train(self, *args, **kwargs):
+        evaluates = self.args.predict_with_generate and self.args.eval_strategy != "no"
+        if evaluates and self.args.metric_for_best_model in ("loss", "eval_loss"):
+            raise ValueError(
+                "metric_for_best_model is the loss, which evaluation by generation does not compute; give one "
+                f"of its metrics, such as {GENERATION_METRICS[0]}, or leave out predict_with_generate"
+            )
+        return super().train(*args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
@@ -118,6 +130,7 @@ class GenerationTrainer(Seq2SeqTrainer):
             self.model.to(self.args.device, torch.bfloat16)
         if not self.is_in_train and self.args.fp16_full_eval:
             self.model.to(self.args.device, torch.float16)
+        self.model.exit_heads.float()  # they compute in float32 whatever the model is in
 
     def _generate(self, inputs: dict) -> EarlyExitOutput:
         """A batch; of transformers' own decoding the sequences alone."""

@@ -6,6 +6,7 @@ from early_exit.heads import HEAD_NAMES, head_kind
 from models.shapes import SHAPES
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments, check_calibration
+from util.check_training import check_training
 from util.errors import UsageError
 
 
@@ -40,6 +41,7 @@ def check_arguments(
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_exits(data, exits, training)
     check_calibration(calibration, exits, training)
+    check_training(training, calibration.do_cali, exits.train_meta_cm_head, exits.decodes_with_exits)
 
 
 def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, training) -> None:
@@ -108,10 +110,6 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         )
     if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
         raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
-    if training.fp16:
-        raise UsageError("--fp16 is not supported: T5 overflows in it; use --bf16")
-    if training.label_smoothing_factor:
-        raise UsageError("--label_smoothing_factor is not supported by the losses at the exits")
     beams = data.num_beams or training.generation_num_beams or 1
     if exits.decodes_with_exits and beams > 1:
         raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")

@@ -33,11 +33,14 @@ _HUB_IDS = {
 _LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv"}
 
 
-def load_split(split: str, data: DataArguments, model: ModelArguments, limit: int | None) -> Dataset:
+def load_split(
+    split: str, data: DataArguments, model: ModelArguments, limit: int | None, needs_summaries: bool = True
+) -> Dataset:
     """The examples of a split, `{"document": str, "summary": str}`; the first `limit` of them.
 
-    split: "train", "validation" or "test". Missing values become empty texts. Raises UsageError for
-    a file that is missing, empty or unreadable, for missing columns, and for a split without examples.
+    split: "train", "validation" or "test". Without `needs_summaries` there is no "summary" where the data has
+    no such column or nothing in it. Missing values become empty texts. Raises UsageError for a file that is
+    missing, empty or unreadable, for missing columns, and for a split without examples.
     """
     if data.dataset_name == "embedded":
         name, examples = "the embedded corpus", Dataset.from_list(generate(split))
@@ -50,17 +53,21 @@ def load_split(split: str, data: DataArguments, model: ModelArguments, limit: in
         raise UsageError(f"{name} holds no examples for {split}")
     if limit is not None:
         examples = examples.select(range(min(limit, len(examples))))
-    document, summary = _columns(name, examples.column_names, data)
-    return examples.map(
-        lambda row: {"document": _as_text(row[document]), "summary": _as_text(row[summary])},
+    document, summary = _columns(name, examples.column_names, data, needs_summaries)
+    columns = {"document": document} | ({} if summary is None else {"summary": summary})
+    examples = examples.map(
+        lambda row: {name: _as_text(row[column]) for name, column in columns.items()},
         remove_columns=examples.column_names,
         load_from_cache_file=not data.overwrite_cache,
         desc=f"Reading {split}",
     )
+    if not needs_summaries and summary is not None and not any(examples["summary"]):
+        return examples.remove_columns("summary")
+    return examples
 
 
 def tokenize(examples: Dataset, tokenizer, data: DataArguments, max_target_length: int) -> Dataset:
-    """`input_ids`, `attention_mask` and `labels` of documents and summaries, cut to the limits."""
+    """`input_ids`, `attention_mask` and, of examples with summaries, `labels`, cut to the limits."""
     prefix = data.source_prefix or ""
 
     def encode(batch: dict) -> dict:
@@ -69,6 +76,8 @@ def tokenize(examples: Dataset, tokenizer, data: DataArguments, max_target_lengt
             max_length=data.max_source_length,
             truncation=True,
         )
+        if "summary" not in batch:
+            return dict(inputs)
         targets = tokenizer(text_target=batch["summary"], max_length=max_target_length, truncation=True)
         return {**inputs, "labels": targets["input_ids"]}
 
@@ -120,19 +129,31 @@ def _load_file(path: str, cache_dir: str | None) -> Dataset:
         ) from error
 
 
-def _columns(name: str, present: list[str], data: DataArguments) -> tuple[str, str]:
-    """Document and summary column: as told, as known for the data set, or the first known pair present."""
+def _columns(
+    name: str, present: list[str], data: DataArguments, needs_summaries: bool
+) -> tuple[str, str | None]:
+    """Document and summary column: as told, as known for the data set, or the first known pair present. Where
+    no summaries are needed, a known document column will do, and a missing summary column is None."""
     known = _COLUMNS.get(Path(name).name)
     if known is None:
         pairs = [pair for pair in dict.fromkeys(_COLUMNS.values()) if set(pair) <= set(present)]
+        if not pairs and not needs_summaries:
+            pairs = [pair for pair in _COLUMNS.values() if pair[0] in present]
         known = pairs[0] if pairs else (None, None)
     chosen = (data.text_column or known[0], data.summary_column or known[1])
-    for flag, column in zip(("--text_column", "--summary_column"), chosen, strict=True):
+    if not needs_summaries and chosen[1] not in present:
+        return _columns_there(name, present, {"--text_column": chosen[0]})[0], None
+    return _columns_there(name, present, {"--text_column": chosen[0], "--summary_column": chosen[1]})
+
+
+def _columns_there(name: str, present: list[str], chosen: dict[str, str | None]) -> tuple[str, ...]:
+    """The columns, by the flag that names each. Raises UsageError for one that is missing."""
+    for flag, column in chosen.items():
         if column is None:
             raise UsageError(f"{name}: which column is it? give {flag}; there are: {', '.join(present)}")
         if column not in present:
             raise UsageError(f"{name}: no column {column!r} ({flag}); there are: {', '.join(present)}")
-    return chosen
+    return tuple(chosen.values())
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,23 +16,33 @@ _RUN_FILE = "run.json"
 _SWEEP_RUN_FILE = "sweep_run.json"
 
 
-def prepare_training(folder: Path, settings: dict[str, Any], overwrite: bool) -> Path | None:
+def prepare_training(
+    folder: Path, settings: dict[str, Any], overwrite: bool, resume: Path | bool | None = None
+) -> Path | None:
     """Readies the folder for a training run and returns the checkpoint to resume from, None to start anew.
 
-    settings: all that the result depends on, as JSON values. Starting anew with `overwrite` removes the
-    checkpoints and results of an earlier run, and nothing else. Raises UsageError where the folder is in
-    use.
+    settings: all that the result depends on, as JSON values. resume: see `util.resume.resumption`. Starting
+    anew, or from an earlier checkpoint, with `overwrite` removes the checkpoints that do not lead there and
+    the results of an earlier run, and nothing else. Raises UsageError where the folder is in use.
     """
-    earlier = read_json(folder / _RUN_FILE)
-    if earlier is not None and not earlier["finished"] and earlier["settings"] == settings:
-        return last_checkpoint(folder)
-    check_free(folder, overwrite, _why(earlier, settings))
-    for checkpoint in _checkpoints(folder):
+    earlier, last = read_json(folder / _RUN_FILE), last_checkpoint(folder)
+    if resume is True and last is None:
+        raise UsageError(f"--resume_from_checkpoint True: {folder} holds no checkpoint to go on from")
+    asked = resume if isinstance(resume, Path) else None
+    interrupted = earlier is not None and not earlier["finished"]
+    if interrupted and earlier["settings"] == settings and resume is not False:
+        return last or asked
+    start = last if resume is True else asked
+    others = [checkpoint for checkpoint in _checkpoints(folder) if not _leads_to(checkpoint, start)]
+    goes_on = interrupted and not others and start is not None and _is_in(start, folder)
+    if not goes_on:
+        check_free(folder, overwrite, _why(earlier, settings))
+    for checkpoint in others:
         shutil.rmtree(checkpoint)
     for results in folder.glob("*_results.json"):
         results.unlink()
     write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
-    return None
+    return start
 
 
 def finish_training(folder: Path) -> None:
@@ -75,7 +85,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
     cut off while it was being written."""
     complete = [path for path in _checkpoints(folder) if (path / "trainer_state.json").exists()]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max(complete, key=_step, default=None)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -83,6 +93,21 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [
         path for path in folder.glob("checkpoint-*") if path.is_dir() and path.name.split("-", 1)[1].isdigit()
     ]
+
+
+def _is_in(checkpoint: Path, folder: Path) -> bool:
+    return checkpoint.resolve().parent == folder.resolve()
+
+
+def _leads_to(checkpoint: Path, start: Path | None) -> bool:
+    """Whether a checkpoint is where a run starts from, or one of its folder's before that."""
+    if start is None or not _is_in(checkpoint, start.resolve().parent):
+        return False
+    return _step(checkpoint) <= _step(start)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.resolve().name.split("-")[1])
 
 
 def _why(earlier: dict[str, Any] | None, settings: dict[str, Any]) -> str:
@@ -95,4 +120,6 @@ def _why(earlier: dict[str, Any] | None, settings: dict[str, Any]) -> str:
         for name in {*settings, *earlier["settings"]}
         if settings.get(name) != earlier["settings"].get(name)
     )
-    return f" (it holds an unfinished run with other settings: {', '.join(changed)})"
+    return " (it holds an unfinished run" + (
+        f" with other settings: {', '.join(changed)})" if changed else ")"
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.results import device_name
+from util.resume import resumption
 
 # Flags that change where or how often something is written, not what is computed.
 _SILENT = ("overwrite_output_dir", "overwrite_cache", "cache_dir", "token", "preprocessing_num_workers")
@@ -24,6 +25,9 @@ def run_settings(
 ) -> dict[str, Any]:
     """Settings of a single run."""
     together = {**asdict(model), **asdict(data), **asdict(exits), **_of_training(training)}
+    start = resumption(training)
+    if isinstance(start, Path):
+        together["resume_from_checkpoint"] = str(start)
     return {name: value for name, value in together.items() if name not in _SILENT}
 
 

@@ -118,7 +118,7 @@ def test_bad_settings_files(capsys, tmp_path):
     file.write_text("[1, 2]")
     fails_with(capsys, [file], str(file))
     file.write_text(json.dumps({"output_dir": "x", "exit_conf_threshold": "high"}))
-    fails_with(capsys, [file], "exit_conf_threshold ['high'] is not a number")
+    fails_with(capsys, [file], "exit_conf_threshold: 'high' is not a number")
     file.write_text(json.dumps({"output_dir": "x", "learning_rate": "fast"}))
     fails_with(capsys, [file], "'fast' is not a number")
     file = tmp_path / "settings.yaml"

@@ -1,0 +1,70 @@
+"""`--resume_from_checkpoint`: what is asked for, and whether training can go on from it."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import Seq2SeqTrainingArguments
+
+from util.errors import UsageError
+
+STATE_FILE = "trainer_state.json"
+_FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")
+
+
+def resumption(training: Seq2SeqTrainingArguments) -> Path | bool | None:
+    """A checkpoint's folder; True for the last one in the output folder, False to start anew, None where
+    nothing is said: a run that was interrupted then goes on."""
+    asked = training.resume_from_checkpoint
+    if asked is None or isinstance(asked, bool):
+        return asked
+    known = {"true": True, "false": False}
+    return known.get(asked.lower(), Path(asked))
+
+
+def check_checkpoint(folder: Path, model, trained: int, max_steps: int) -> None:
+    """Raises UsageError where training of a model cannot go on from a folder.
+
+    trained: the number of parameters, as tensors, that are trained; max_steps: of the run, or not above 0.
+    """
+    refuse = f"--resume_from_checkpoint {folder}: "
+    if not folder.is_dir():
+        raise UsageError(refuse + "no such folder")
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(refuse + f"not a checkpoint of a training run, which holds {missing[0]}")
+    try:
+        step = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["global_step"]
+        shapes = _shapes(folder)
+        groups = torch.load(folder / "optimizer.pt", map_location="cpu", mmap=True, weights_only=True)[
+            "param_groups"
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UsageError(refuse + f"cannot be read: {' '.join(str(error).split())}") from error
+    if 0 < max_steps <= step:
+        raise UsageError(refuse + f"it has reached step {step} of --max_steps {max_steps}")
+    _check_shapes(refuse, shapes, model)
+    held = sum(len(group["params"]) for group in groups)
+    if held != trained:
+        raise UsageError(refuse + f"its optimizer trained {held} weights, this run trains {trained}")
+
+
+def _shapes(folder: Path) -> dict[str, tuple]:
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise OSError("it holds no model.safetensors")
+    shapes = {}
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _check_shapes(refuse: str, shapes: dict[str, tuple], model) -> None:
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    tied = set(model.all_tied_weights_keys)
+    for name in sorted(set(shapes) | set(expected) - tied):
+        if shapes.get(name) != expected.get(name):
+            there, here = shapes.get(name, "missing"), expected.get(name, "missing")
+            raise UsageError(refuse + f"another model's: {name} is {there} there and {here} here")
