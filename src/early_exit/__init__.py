@@ -10,6 +10,7 @@ from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weigh
 from early_exit.policy import ExitPolicy
 from early_exit.reference import Decoded, DecoderSteps, decode_reference
 from early_exit.screen import ScreenedHead
+from early_exit.setting import DecodingSetting
 from early_exit.vocabulary import Scores
 from early_exit.weights import DecoderWeights, LayerWeights
 
@@ -21,6 +22,7 @@ __all__ = [
     "DecodedBatch",
     "DecoderSteps",
     "DecoderWeights",
+    "DecodingSetting",
     "ExitPolicy",
     "LayerView",
     "LayerWeights",
