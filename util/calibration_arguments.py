@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from itertools import product
 
-from early_exit import PRECISIONS
+from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS, check_level
-from early_exit.calibration import TESTS, check_grid
+from early_exit.calibration import check_grid, threshold_tests
 from util.arguments import ExitArguments, argument, make_lists
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
 from util.errors import UsageError
@@ -35,7 +35,7 @@ class CalibrationArguments:
         "rouge", f"Distance ({', '.join(TEXTUAL)}) or quality ({', '.join(QUALITY)}) behind the loss."
     )
     calibrate_bound: str = argument("wsr", f"p-value of a mean loss: {', '.join(BOUNDS)}.")
-    calibrate_test: str = argument("fixed_sequence", f"Test of several thresholds: {', '.join(TESTS)}.")
+    calibrate_test: str = argument("fixed_sequence", f"Test of several thresholds: {', '.join(threshold_tests())}.")
     save_calibration: bool = argument(
         True, "Leave calibration.json and the certified setting with the checkpoint, for generate to use."
     )
@@ -108,8 +108,10 @@ def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, t
         )
     if exits.top_propagation is not None and len(exits.propagated) > 1:
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
-    if "oracle" in exits.measures:
-        raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
+    if get_measure(exits.measures[0]).needs_full_depth:
+        raise UsageError(
+            f"--exit_conf_type {exits.measures[0]} looks at full depth: it is for --do_eval alone"
+        )
     if calibration.max_calibrate_samples < 2:
         raise UsageError(
             f"--max_calibrate_samples {calibration.max_calibrate_samples} is too small; allowed: 2 and above"
@@ -131,10 +133,13 @@ def _check_names(calibration: CalibrationArguments) -> None:
         ("consistency_type", CONSISTENCY),
         ("calibrate_loss", CONSISTENCY.get(consistency, ())),
         ("calibrate_bound", BOUNDS),
-        ("calibrate_test", TESTS),
+        ("calibrate_test", threshold_tests()),
     ):
         value = getattr(calibration, flag)
         if value not in names:
             raise UsageError(f"unknown --{flag} {value!r}; known: {', '.join(names)}")
-    if calibration.calibrate_bound == "binomial" and calibration.calibrate_loss != "mismatch":
-        raise UsageError("--calibrate_bound binomial needs losses of 0 or 1: --calibrate_loss mismatch")
+    losses, bound = CONSISTENCY[consistency], calibration.calibrate_bound
+    if BOUNDS[bound].zero_one and not losses[calibration.calibrate_loss].zero_one:
+        fitting = [name for name, each in losses.items() if each.zero_one]
+        known = f"--calibrate_loss {', '.join(fitting)}" if fitting else f"{consistency} losses are not"
+        raise UsageError(f"--calibrate_bound {bound} needs losses of 0 or 1: {known}")
