@@ -39,7 +39,7 @@ def check_arguments(
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_exits(data, exits, training)
-    check_calibration(calibration, exits, training)
+    check_calibration(calibration, exits, model, training)
 
 
 def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, training) -> None:

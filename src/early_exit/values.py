@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 
 
 def to_plain(value: Any, version: int) -> dict[str, Any]:
-    """`{"version": version}` and every field of a dataclass: numbers, text, None, and lists for tensors."""
+    """`{"version": version}` and every field of a dataclass: numbers, text, None, lists for tensors, and the
+    dictionaries of fields that have a `to_dict` of their own."""
     types_of = typing.get_type_hints(type(value))
     plain = {
         field.name: _plain(getattr(value, field.name), types_of[field.name]) for field in fields(value)
@@ -50,6 +51,8 @@ def from_plain(cls: type[Value], values: dict[str, Any], version: int) -> Value:
 def _plain(value: Any, wanted: Any) -> Any:
     if isinstance(value, Tensor | np.generic):
         value = value.tolist()
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     return _as_float(value, _allowed(wanted))
 
 
@@ -69,6 +72,9 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
     allowed = _allowed(wanted)
     if isinstance(value, list) and Tensor in allowed:
         return _tensor(name, value)
+    nested = [one for one in allowed if hasattr(one, "from_dict")]
+    if isinstance(value, dict) and nested:
+        return nested[0].from_dict(value)
     value = _as_float(value, allowed)
     if type(value) not in allowed:
         raise ValueError(f"{name} {value!r} is not of the type {wanted}")
