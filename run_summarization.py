@@ -27,7 +27,13 @@ from transformers.utils import logging
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
-from run_calibration import LOSS_TABLE_FILE, calibrate_exits, calibration_settings, check_settings
+from run_calibration import (
+    LOSS_TABLE_FILE,
+    Prompts,
+    calibrate_exits,
+    calibration_settings,
+    save_with_checkpoint,
+)
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer
 from trainers.joint import JointTrainer
@@ -35,15 +41,25 @@ from trainers.stable import TrainingDivergedError
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_data import calibration_texts, save_training_documents
+from util.calibration_plan import calibration_plan
+from util.check_generation import check_generation, settle_generation
 from util.check_training import check_best_metric
 from util.command_line import parse_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
 from util.metrics import ROUGE_TYPES, rouge_of_tokens, sentence_splitter
+from util.pipeline import pipeline_of
 from util.results import SweepTable, heads_table, provenance, write_results
 from util.resume import check_checkpoint, resumption
-from util.run_folder import check_free, finish_sweep, finish_training, prepare_sweep, prepare_training
+from util.run_folder import (
+    check_free,
+    check_writable,
+    finish_sweep,
+    finish_training,
+    prepare_sweep,
+    prepare_training,
+)
 from util.settings import run_settings, sweep_settings
 from util.tokenizer import fit_embeddings, number_of_ids, train_tokenizer
 
@@ -60,14 +76,12 @@ def main() -> int:
     return 0
 
 
-def run(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    exit_args: ExitArguments,
-    calibration: CalibrationArguments,
-    training: Seq2SeqTrainingArguments,
-) -> None:
-    """Loads, checks, then trains, evaluates and predicts as asked. Writes nothing before all is checked."""
+def run(*arguments) -> None:
+    """Loads, checks, then trains, evaluates and predicts as asked. Writes nothing before all is checked.
+
+    arguments: of `parse_arguments`.
+    """
+    model_args, data_args, exit_args, calibration, training = arguments
     logging.set_verbosity(training.get_process_log_level())
     set_seed(training.seed)
     texts = load_texts(model_args, data_args, calibration, training)
@@ -76,34 +90,29 @@ def run(
     fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
     check_exit_heads(model, exit_args)
+    effective = settle_generation(model, data_args, training)
+    check_generation(effective, model_args, exit_args, calibration, training)
     if calibration.do_cali:
-        check_settings(model, exit_args, calibration)
+        plan = calibration_plan(exit_args, calibration, training.seed)
+        plan.check_model(model)
     check_best_metric(training, {*ROUGE_TYPES, *GENERATION_METRICS})
     folder, resume = Path(training.output_dir), resumption(training)
     if isinstance(resume, Path):
         trained = model.exit_heads if exit_args.train_meta_cm_head else model
         check_checkpoint(resume, model, len(list(trained.parameters())), training.max_steps)
-    checkpoint = None
     with training.main_process_first(desc="preparing the output folder"):
-        if calibration.do_cali:
-            context = calibration_settings(model_args, data_args, exit_args, calibration, training)
-            prepare_sweep(folder, context, exit_args.overwrite_output_dir, LOSS_TABLE_FILE)
-        elif exit_args.is_sweep:
-            context = sweep_settings(model_args, data_args, exit_args, training)
-            prepare_sweep(folder, context, exit_args.overwrite_output_dir)
-        elif training.do_train:
-            settings = run_settings(model_args, data_args, exit_args, training)
-            if resume is False and not training.should_save:
-                resume = None  # the main process has made room
-            checkpoint = prepare_training(folder, settings, exit_args.overwrite_output_dir, resume)
-        else:  # an evaluation writes at its end only
-            check_free(folder, exit_args.overwrite_output_dir)
+        checkpoint = prepare_folder(folder, resume, effective, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     if not exit_args.is_sweep:
         trainer.generation = generation_settings(policies[0], exit_args)
     source = {**provenance(training.seed, training.device), "sentence_splitter": sentence_splitter()[1]}
     if calibration.do_cali:
-        calibrate_exits(trainer, tokenizer, texts, model_args, data_args, exit_args, calibration, source)
+        batch = training.eval_batch_size
+        pipeline = pipeline_of(model, tokenizer, effective, data_args, exit_args, batch)
+        prompts = tokenized_prompts(texts, tokenizer, data_args)
+        result = calibrate_exits(trainer, prompts, plan, pipeline, source)
+        if calibration.save_calibration and trainer.is_world_process_zero():
+            save_with_checkpoint(result, Path(model_args.model_name_or_path))
         return
     if training.do_train:
         train(trainer, tokenizer, checkpoint, source)
@@ -122,6 +131,39 @@ def run(
         )
     if trainer.is_world_process_zero() and training.do_train:
         finish_training(folder)
+
+
+def prepare_folder(
+    folder: Path,
+    resume: Path | bool | None,
+    effective: dict,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    exit_args: ExitArguments,
+    calibration: CalibrationArguments,
+    training: Seq2SeqTrainingArguments,
+) -> Path | None:
+    """Readies the output folder. Returns the checkpoint to resume from, if there is one.
+
+    resume: see `util.resume.resumption`. effective: the generation config that points of a sweep and columns
+    of a loss table share.
+    """
+    check_writable(folder, "--output_dir")
+    overwrite = exit_args.overwrite_output_dir
+    if calibration.do_cali:
+        context = calibration_settings(model_args, data_args, exit_args, calibration, training)
+        prepare_sweep(folder, context | {"generation": effective}, overwrite, LOSS_TABLE_FILE)
+    elif exit_args.is_sweep:
+        context = sweep_settings(model_args, data_args, exit_args, training)
+        prepare_sweep(folder, context | {"generation": effective}, overwrite)
+    elif training.do_train:
+        settings = run_settings(model_args, data_args, exit_args, training)
+        if resume is False and not training.should_save:
+            resume = None  # the main process has made room
+        return prepare_training(folder, settings, overwrite, resume)
+    else:  # an evaluation writes at its end only
+        check_free(folder, overwrite)
+    return None
 
 
 def load_texts(
@@ -148,6 +190,15 @@ def load_texts(
             raise UsageError("--do_predict on documents without summaries needs --predict_with_generate")
         logger.warning("the test data has no summaries: there will be no ROUGE")
     return texts
+
+
+def tokenized_prompts(texts: dict, tokenizer, data_args: DataArguments) -> dict[str, Prompts]:
+    """For a calibration, by name."""
+    length = data_args.generation_length
+    return {
+        name: Prompts(tokenize(examples, tokenizer, data_args, length), examples["summary"])
+        for name, examples in texts.items()
+    }
 
 
 def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[PreTrainedModel, object]:
@@ -203,10 +254,6 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
             for split, length in lengths.items()
             if split in texts
         }
-    if training.generation_max_length is None:
-        training.generation_max_length = data_args.generation_length
-    if training.generation_num_beams is None:
-        training.generation_num_beams = data_args.num_beams
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
     rouge = rouge_of_tokens(tokenizer)
     if exit_args.train_meta_cm_head:

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from early_exit import ExitPolicy
+from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
 from models.loading import load_model
 from trainers.generation import GenerationTrainer
@@ -55,6 +55,7 @@ def build(model, tokenizer, examples, inputs, grid, options) -> tuple[np.ndarray
         world_size=1,
         eval_batch_size=options.batch,
         generation_max_length=options.max_length,
+        generation_num_beams=None,
         device=torch.device("cpu"),
     )
     trainer = SimpleNamespace(model=model, args=arguments)
@@ -67,7 +68,8 @@ def build(model, tokenizer, examples, inputs, grid, options) -> tuple[np.ndarray
     begin = time.perf_counter()
     rows = [{"input_ids": row.tolist()} for row in inputs]
     table = LossTable(PromptDecoder(trainer, rows), score)
-    columns = [table.column(ExitPolicy(measure="softmax", threshold=threshold)) for threshold in grid]
+    policies = [ExitPolicy(measure="softmax", threshold=threshold) for threshold in grid]
+    columns = [table.column(DecodingSetting(policy)) for policy in policies]
     seconds = time.perf_counter() - begin
     decoded = len(inputs) + sum(column.decoded for column in columns)
     return as_array(columns, len(inputs)), seconds, decoded

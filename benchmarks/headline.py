@@ -27,7 +27,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 from systems import named_tokens, translator
 from workers import Workers
 
-from early_exit import ExitPolicy
+from early_exit import DecodingSetting, ExitPolicy
+from models.calibration_file import setting_of
 from models.loading import load_model
 from util.files import read_json, write_json
 from util.metrics import rouge_of_tokens
@@ -55,8 +56,10 @@ class System:
         return f"{self.label or what}, {self.precision}"
 
 
-def systems(num_layers: int, thresholds: list[float], top_k: int, certified: list[dict]) -> list[System]:
-    """All that are compared."""
+def systems(
+    num_layers: int, thresholds: list[float], top_k: int, certified: list[tuple[float, DecodingSetting]]
+) -> list[System]:
+    """All that are compared. certified: pairs of δ and what is certified for it."""
     result = [System("generate"), System("ctranslate2"), System("ctranslate2", "int8")]
     for precision in ("float32", "int8"):
         static = [ExitPolicy(static_layer=layer) for layer in range(1, num_layers)]
@@ -67,16 +70,9 @@ def systems(num_layers: int, thresholds: list[float], top_k: int, certified: lis
         ]
         policies = [ExitPolicy(), ExitPolicy(screen=True), *static, *softmax]
         result += [System("engine", precision, policy) for policy in policies]
-    for found in certified:
-        policy = ExitPolicy(
-            measure="softmax",
-            threshold=found["threshold"],
-            min_layer=found["exit_min_layer"],
-            top_k=found["top_propagation"],
-            screen=found["top_propagation"] is None,
-        )
-        label = f"certified for δ = {found['delta']:g}: {setting_name(policy)}"
-        result.append(System("engine", found["engine_precision"], policy, label))
+    for delta, setting in certified:
+        label = f"certified for δ = {delta:g}: {setting_name(setting.policy)}"
+        result.append(System("engine", setting.precision, setting.policy, label))
     return result
 
 
@@ -200,8 +196,9 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     """Prints the table; with --json writes it."""
     options = read_options()
-    certified = [read_json(path)["deltas"][0] for path in options.calibration]
-    certified = [found for found in certified if found["certified"]]
+    results = [read_json(path) for path in options.calibration]
+    found = [(result, result["deltas"][0]) for result in results if result["deltas"][0]["certified"]]
+    certified = [(entry["delta"], setting_of(result, entry)) for result, entry in found]
     layers = load_model(str(options.model)).num_exits
     members, workers = (
         systems(layers, options.thresholds, options.top_k, certified),
@@ -212,7 +209,10 @@ def main() -> None:
     print(table(rows))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, {"environment": environment, "certified": certified, "rows": rows})
+        write_json(
+            options.json,
+            {"environment": environment, "certified": [entry for _, entry in found], "rows": rows},
+        )
 
 
 if __name__ == "__main__":

@@ -1,31 +1,62 @@
 """The certified exit setting that a checkpoint's configuration holds, and whether a call keeps to it."""
 
+import copy
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 from early_exit.policy import ExitPolicy
+from early_exit.setting import DecodingSetting
+from early_exit.values import from_plain, to_plain
+from models.effective_generation import (
+    differences,
+    effective_generation,
+    greedy_generation,
+    merged_config,
+)
 from models.engines import kept_for
 from models.exit_heads import fingerprint
+from models.options import why_not_served
 
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
+_VERSION = 1
 
 
-_POLICY_FIELDS = ("measure", "threshold", "min_layer", "position_temperature", "top_k", "screen")
+@dataclass(frozen=True)
+class Certified:
+    """A certified setting with what its guarantee is tied to: `config.exit_calibration`, as a dictionary.
 
+    generation: the effective generation config that was calibrated (`models.effective_generation`).
+    weights: `models.exit_heads.fingerprint` of the model. max_length: in tokens, start token included.
+    delta, epsilon, loss, n: the promise, on how many prompts it rests; fingerprint: of the pipeline, as the
+    verdict names it. Files of earlier versions lack generation and the promise.
+    """
 
-def policy_values(policy: ExitPolicy) -> dict[str, Any]:
-    """The fields of a policy that leaves by confidence at one threshold; JSON values."""
-    return {name: getattr(policy, name) for name in _POLICY_FIELDS}
+    setting: DecodingSetting
+    weights: str
+    max_length: int
+    generation: dict[str, Any] | None = None
+    delta: float | None = None
+    epsilon: float | None = None
+    loss: str | None = None
+    n: int | None = None
+    fingerprint: str | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return to_plain(self, _VERSION)
 
-def certified_setting(policy: ExitPolicy, precision: str, max_length: int, model) -> dict[str, Any]:
-    """What `config.exit_calibration` keeps of a certified policy; JSON values."""
-    return {
-        **policy_values(policy),
-        "precision": precision,
-        "max_length": max_length,
-        "weights": fingerprint(model),
-    }
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Certified":
+        """Of `to_dict`, or as earlier versions wrote it: the setting's keys beside the others.
+
+        Raises ValueError for what it does not know, see `early_exit.values.from_plain`.
+        """
+        if "setting" not in values:
+            rest = {name: values[name] for name in ("weights", "max_length") if name in values}
+            setting = {name: value for name, value in values.items() if name not in rest}
+            values = {"setting": setting, **rest}
+        return from_plain(cls, values, _VERSION)
 
 
 def calibrated_policy(
@@ -33,38 +64,51 @@ def calibrated_policy(
 ) -> tuple[ExitPolicy | None, str | None]:
     """The certified policy of a model and its precision; None and `engine_precision` where there is none.
 
-    options: of the call to `generate`; gets the calibrated `max_length` where it says nothing of lengths.
-    Warns of everything that the guarantee does not cover. Beams and streams, which exits cannot serve, get
-    the full model, with a warning.
+    options: of the call to `generate`, by name; gets the calibrated maximum length where it says nothing of
+    lengths. Warns of everything that the guarantee does not cover. What exits cannot serve, such as beams,
+    gets the full model and transformers' own loop, with a warning. Raises ValueError for a setting that this
+    code does not know.
     """
-    setting = getattr(model.config, "exit_calibration", None)
-    if setting is None:
+    values = getattr(model.config, "exit_calibration", None)
+    if values is None:
         return None, engine_precision
-    config = options.get("generation_config") or model.generation_config
-
-    def asked(name: str, default: Any) -> Any:
-        return options.get(name, getattr(config, name, None)) or default
-
-    if asked("num_beams", 1) > 1 or options.get("streamer") is not None:
-        warnings.warn(
-            "calibrated exits serve neither beams nor streams: the full model decodes", stacklevel=4
-        )
-        return None, engine_precision
-    if not {"max_length", "max_new_tokens", "generation_config"} & set(options):
-        options["max_length"] = setting["max_length"]
-    differs = []
-    weights = kept_for(model, "fingerprint", lambda: fingerprint(model))
-    if setting["weights"] != weights:
-        differs.append("the weights are not those that were calibrated")
-    if asked("do_sample", False):
-        differs.append("sampling instead of greedy decoding")
-    if engine_precision not in (None, setting["precision"]):
-        differs.append(f"precision {engine_precision} instead of {setting['precision']}")
-    longest = options.get("max_new_tokens")
-    longest = asked("max_length", setting["max_length"]) if longest is None else longest + 1
-    if longest != setting["max_length"]:
-        differs.append(f"texts of at most {longest} tokens instead of {setting['max_length']}")
+    certified = Certified.from_dict(values)
+    with_length = _with_length(options, certified.max_length)
+    called = effective_generation(model, with_length)
+    reason = why_not_served(merged_config(model, options)[0], options)
+    if reason is not None:
+        warnings.warn(f"calibrated exits do not serve {reason}: the full model decodes", stacklevel=4)
+        return None, None
+    options.update(with_length)
+    differs = _differs(model, certified, engine_precision, called)
     if differs:
         warnings.warn(f"the calibrated guarantee does not hold here: {'; '.join(differs)}", stacklevel=4)
-    policy = ExitPolicy(**{name: setting[name] for name in _POLICY_FIELDS})
-    return policy, engine_precision or setting["precision"]
+    return certified.setting.policy, engine_precision or certified.setting.precision
+
+
+def _with_length(options: dict, max_length: int) -> dict:
+    """The options, with a maximum length where they have none."""
+    config = options.get("generation_config")
+    names = ("max_length", "max_new_tokens")
+    if any(options.get(name) is not None or getattr(config, name, None) is not None for name in names):
+        return options
+    if config is None:
+        return {**options, "max_length": max_length}
+    config = copy.deepcopy(config)  # transformers wants no options beside one
+    config.max_length = max_length
+    return {**options, "generation_config": config}
+
+
+def _differs(model, certified: Certified, engine_precision: str | None, called: dict) -> list[str]:
+    """What of a call is not as it was calibrated."""
+    differs = []
+    weights = kept_for(model, "fingerprint", lambda: fingerprint(model))
+    if certified.weights != weights:
+        differs.append("the weights are not those that were calibrated")
+    precision = certified.setting.precision
+    if engine_precision not in (None, precision):
+        differs.append(f"precision {engine_precision} instead of {precision}")
+    calibrated = certified.generation
+    if calibrated is None:
+        calibrated = greedy_generation(model, certified.max_length)
+    return differs + differences(calibrated, called)

@@ -2,25 +2,50 @@
 
 import numpy as np
 
-from early_exit.policy import ExitPolicy
+from early_exit.confidence import get_measure
+from early_exit.linear import PRECISIONS
+from early_exit.setting import DecodingSetting
 
-_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
-
-def bytes_per_token(model, policy: ExitPolicy, precision: str, layers: np.ndarray) -> np.ndarray:
+def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.ndarray:
     """Bytes of weights that decoding one row reads for a token, on average: what its time goes with.
 
     layers: mean decoder layers a token. Keys and values of the source are computed once and do not count.
     """
-    size = _BYTES[precision]
+    policy, size = setting.policy, PRECISIONS[setting.precision].weight_bytes
+    measure = None if policy.measure is None else get_measure(policy.measure)
+    if measure is not None and measure.needs_full_depth:
+        layers = np.full_like(layers, len(model.decoder.block))
+    # Exits tried, and then the token chosen; one that leaves was tried where its token is chosen.
+    looks = np.maximum(1, layers - max(policy.min_layer, 1) + 1)
+    cost = layers * _layer_weights(model) * size + _lm_head_bytes(model, setting, looks)
+    if measure is not None and measure.needs_exit_head:
+        head = model.exit_heads[policy.measure].heads[0]
+        cost = cost + looks * size * sum(parameter.numel() for parameter in head.parameters())
+    return cost
+
+
+def _layer_weights(model) -> int:
+    """How many weights of a decoder layer a token reads."""
     block = model.decoder.block[-1]
     cross = block.layer[1].EncDecAttention
-    layer = sum(parameter.numel() for parameter in block.parameters())
-    layer -= cross.k.weight.numel() + cross.v.weight.numel()
+    return (
+        sum(parameter.numel() for parameter in block.parameters())
+        - cross.k.weight.numel()
+        - cross.v.weight.numel()
+    )
+
+
+def _lm_head_bytes(model, setting: DecodingSetting, looks: np.ndarray) -> np.ndarray | float:
+    """Of the LM head: for the token alone, or for every look of a measure that reads it."""
+    policy, size = setting.policy, PRECISIONS[setting.precision].weight_bytes
     vocabulary, d_model = model.lm_head.weight.shape
-    head = vocabulary * d_model * (1 if policy.screen else size)
-    # Times that the head is read: for every exit tried, or for the token at full depth.
-    reads = np.maximum(1, layers - max(policy.min_layer, 1) + 1) if policy.measure == "softmax" else 1
+    whole, screened = vocabulary * d_model * size, vocabulary * d_model * PRECISIONS["int8"].weight_bytes
+    if policy.measure is None or not get_measure(policy.measure).reads_lm_head:
+        return screened if policy.screen else whole
     if policy.top_k is not None and size > 1:  # int8 computes all logits and takes K of them
-        return layers * layer * size + head + (reads - 1) * policy.top_k * d_model * size
-    return layers * layer * size + reads * head
+        return whole + (looks - 1) * policy.top_k * d_model * size
+    if policy.screen:  # which knows bounds of softmax response; other measures ask for all logits, exactly
+        exact = vocabulary * d_model * PRECISIONS["float32"].weight_bytes
+        return looks * (screened if policy.measure == "softmax" else exact)
+    return looks * whole

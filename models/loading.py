@@ -1,25 +1,38 @@
 """Models from checkpoints, hub ids and shapes."""
 
+from pathlib import Path
+
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
+from models.calibration_file import read_certified
 from models.shapes import shape_config
 from models.t5 import MODEL_CLASSES
 
 
-def load_model(name_or_path: str, dropout_rate: float | None = None, **hub_options) -> PreTrainedModel:
+def load_model(
+    name_or_path: str,
+    dropout_rate: float | None = None,
+    calibration: Path | str | None = None,
+    **hub_options,
+) -> PreTrainedModel:
     """A T5-family checkpoint, with exits. The class follows from its `model_type`, never from its name.
 
     dropout_rate: in [0, 1), None for the checkpoint's own.
+    calibration: output folder of a calibration, whose certified setting `generate` then uses by default, in
+    the place of one that the checkpoint has; with a warning and without exits where none was certified.
     hub_options: `revision`, `token`, `cache_dir`, `trust_remote_code` of transformers. Weights are
-    read from safetensors only. Raises OSError where there is no such checkpoint, ValueError for a
-    model type that has no exits here.
+    read from safetensors only. Raises OSError where there is no such checkpoint or calibration, ValueError
+    for a model type that has no exits here and a calibration that is none.
     """
     config = AutoConfig.from_pretrained(name_or_path, **hub_options)
     if config.model_type not in MODEL_CLASSES:
         raise ValueError(
             f"{name_or_path} is a model of type {config.model_type!r}; known: {', '.join(MODEL_CLASSES)}"
         )
+    if calibration is not None:
+        certified = read_certified(calibration)
+        config.exit_calibration = None if certified is None else certified.to_dict()
     if dropout_rate is not None:
         config.dropout_rate = dropout_rate
     try:

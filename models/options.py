@@ -5,7 +5,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 # Of a generation config: what each selects, where it is not one of the values that select nothing.
-_OTHER_LOOPS = {
+OTHER_LOOPS = {
     "num_beams": "beam search",
     "penalty_alpha": "contrastive search",
     "prompt_lookup_num_tokens": "prompt lookup",
@@ -16,6 +16,7 @@ _OTHER_LOOPS = {
     "force_words_ids": "constrained beam search",
     "guidance_scale": "classifier-free guidance",
     "token_healing": "token healing",
+    "use_mtp": "multi-token prediction",
 }
 _SELECT_NOTHING = (None, False, 0, 0.0, 1, 1.0)
 _OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
@@ -37,10 +38,11 @@ _ARGUMENTS = {
 def why_not_served(config: GenerationConfig, options: dict[str, Any]) -> str | None:
     """What of a call decoding with exits does not do, by name; None where it serves the call.
 
-    config: the generation config that the call would use; options: of `generate`, by name.
+    config: the generation config that the call would use (`models.effective_generation.merged_config`);
+    options: of `generate`, by name.
     """
-    for name, what in _OTHER_LOOPS.items():
-        value = options.get(name, getattr(config, name, None))
+    for name, what in OTHER_LOOPS.items():
+        value = getattr(config, name, None)
         nothing = isinstance(value, int | float | None) and value is not True and value in _SELECT_NOTHING
         if not nothing:
             return f"{what} ({name}={value!r})"
@@ -49,8 +51,7 @@ def why_not_served(config: GenerationConfig, options: dict[str, Any]) -> str | N
         if value is None or (name == "decoder_attention_mask" and bool((value != 0).all())):
             continue
         return f"{what} ({name})"
-    returns = options.get("return_dict_in_generate", getattr(config, "return_dict_in_generate", False))
-    asked = [name for name in _OUTPUTS if options.get(name, getattr(config, name, None))]
-    if asked and returns:
+    asked = [name for name in _OUTPUTS if getattr(config, name, None)]
+    if asked and config.return_dict_in_generate:
         return f"returning {', '.join(asked)}"
     return None

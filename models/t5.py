@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     GenerationMixin,
     LongT5ForConditionalGeneration,
     MT5ForConditionalGeneration,
@@ -30,6 +28,7 @@ from transformers.utils import ModelOutput
 from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from models.calibrated import CALIBRATED, calibrated_policy
+from models.effective_generation import merged_config
 from models.engines import engine_for, precision_of
 from models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
@@ -194,15 +193,14 @@ class EarlyExitMixin:
         """
         names = list(inspect.signature(GenerationMixin.generate).parameters)[1:]  # without self
         kwargs.update(zip(names, args, strict=False))
-        config = kwargs.get("generation_config") or self.generation_config
         if exit_policy == CALIBRATED:
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
         if exit_policy is None:
             if engine_precision is not None:
                 raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")
-            return super().generate(**self._with_deep_cache(kwargs, config))
+            return super().generate(**self._with_deep_cache(kwargs))
         loop = kwargs.pop("custom_generate", None) or early_exit_generate
-        reason = why_not_served(config, kwargs)
+        reason = why_not_served(merged_config(self, kwargs)[0], kwargs)
         if reason is not None:
             raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")
         if loop is not early_exit_generate:
@@ -217,8 +215,9 @@ class EarlyExitMixin:
         finally:
             _engine_encoder.reset(token)
 
-    def _with_deep_cache(self, kwargs: dict, config) -> dict:
+    def _with_deep_cache(self, kwargs: dict) -> dict:
         """transformers sizes its default cache by the encoder's layers and fails on a deeper decoder."""
+        config = kwargs.get("generation_config") or self.generation_config
         asked = kwargs.get("cache_implementation", config.cache_implementation) is not None
         asked |= kwargs.get("past_key_values") is not None
         uses = kwargs.get("use_cache", config.use_cache) is not False

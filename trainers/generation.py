@@ -61,8 +61,8 @@ class GenerationTrainer(StableTrainer):
         evaluates = self.args.predict_with_generate and self.args.eval_strategy != "no"
         if evaluates and self.args.metric_for_best_model in ("loss", "eval_loss"):
             raise ValueError(
-                "metric_for_best_model is the loss, which evaluation by generation does not compute; give one "
-                f"of its metrics, such as {GENERATION_METRICS[0]}, or leave out predict_with_generate"
+                "metric_for_best_model is the loss, which evaluation by generation does not compute; give "
+                f"one of its metrics, such as {GENERATION_METRICS[0]}, or leave out predict_with_generate"
             )
         return super().train(*args, **kwargs)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.modeling_outputs import BaseModelOutput
 
-from early_exit import ExitPolicy
+from early_exit import DecodingSetting, ExitPolicy
+from models.effective_generation import evaluation_options
 from models.engines import engine_for
 from trainers.generation import GenerationTrainer
 
@@ -61,7 +62,7 @@ class PromptDecoder:
         self._inputs = [
             torch.tensor(dataset[index]["input_ids"], device=arguments.device) for index in self.indices
         ]
-        self._batch, self._max_length = arguments.eval_batch_size, arguments.generation_max_length
+        self._batch, self._options = arguments.eval_batch_size, evaluation_options(arguments)
         self._sources: dict[str, list[Tensor]] = {}
         self._model.eval()
 
@@ -70,12 +71,13 @@ class PromptDecoder:
         sources = self._encoded(precision)
         texts: list[Text] = []
         for first in range(0, len(wanted), self._batch):
-            states = [sources[number] for number in wanted[first : first + self._batch]]
-            padded, mask = padded_batch(states)
+            numbers = wanted[first : first + self._batch]
+            padded, mask = padded_batch([sources[number] for number in numbers])
             output = self._model.generate(
+                input_ids=padded_batch([self._inputs[number] for number in numbers])[0],  # processors look
                 encoder_outputs=BaseModelOutput(last_hidden_state=padded),
                 attention_mask=mask,
-                max_length=self._max_length,
+                **self._options,
                 exit_policy=policy,
                 engine_precision=precision,
                 return_dict_in_generate=True,
@@ -106,7 +108,7 @@ Score = Callable[[int, list[int], list[int]], tuple[float, float]]
 
 
 class LossTable:
-    """The columns of a loss table, built in turn. A column is a setting: policy and precision.
+    """The columns of a loss table, built in turn, one for each setting.
 
     full: texts of the full model, exits off, in float32, of this process's prompts.
     """
@@ -116,13 +118,14 @@ class LossTable:
         self._everyone = range(len(decoder.indices))
         self.full = decoder.decode(self._everyone, ExitPolicy(), "float32")
         self._texts: list[Text | None] = [None] * len(decoder.indices)
-        self._chain: tuple | None = None
+        self._chain: DecodingSetting | None = None
 
-    def column(self, policy: ExitPolicy, precision: str = "float32") -> Column:
+    def column(self, setting: DecodingSetting) -> Column:
         """Decodes a setting. Copies where the last one differs by a higher threshold alone."""
-        if policy == ExitPolicy() and precision == "float32":
+        if setting == DecodingSetting():
             return self._scored(self.full, len(self.full))
-        chain = (replace(policy, threshold=0.0), precision)
+        policy, precision = setting.policy, setting.precision
+        chain = DecodingSetting(replace(policy, threshold=0.0), precision)
         if chain != self._chain:
             self._texts, self._chain = [None] * len(self._texts), chain
         changed = [

@@ -23,8 +23,8 @@ class StableTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         if self.args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor {self.args.label_smoothing_factor} is not supported by the losses at "
-                "the exits; allowed: 0"
+                f"label_smoothing_factor {self.args.label_smoothing_factor} is not supported by the losses "
+                "at the exits; allowed: 0"
             )
         if self.compute_loss_func is not None:
             raise ValueError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from early_exit import PRECISIONS, ExitPolicy
-from early_exit.confidence import KNOWN_MEASURES
+from early_exit.confidence import known_measures
 from early_exit.head_losses import HEAD_LOSSES
 from models.shapes import SHAPES
 from util.errors import UsageError
@@ -92,7 +92,7 @@ class ExitArguments:
     share_exit_head: bool = argument(False, "Train one exit head for all layers instead of one for each.")
     exit_conf_type: str | None = argument(
         None,
-        f"Confidence measure: {KNOWN_MEASURES}. Default softmax. Several, separated by commas, make "
+        f"Confidence measure: {known_measures()}. Default softmax. Several, separated by commas, make "
         "a sweep, or are trained together.",
     )
     exit_conf_threshold: list[float] | None = field(

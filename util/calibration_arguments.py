@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 
-from early_exit import PRECISIONS
+from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS, check_level
-from early_exit.calibration import TESTS, check_grid
-from util.arguments import ExitArguments, argument, make_lists
+from early_exit.calibration import check_grid, threshold_tests
+from util.arguments import ExitArguments, ModelArguments, argument, make_lists
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
 from util.errors import UsageError
+from util.run_folder import check_writable
 
 _KNOBS = ("engine_precision", "exit_min_layer", "top_propagation")
 
@@ -35,9 +37,12 @@ class CalibrationArguments:
         "rouge", f"Distance ({', '.join(TEXTUAL)}) or quality ({', '.join(QUALITY)}) behind the loss."
     )
     calibrate_bound: str = argument("wsr", f"p-value of a mean loss: {', '.join(BOUNDS)}.")
-    calibrate_test: str = argument("fixed_sequence", f"Test of several thresholds: {', '.join(TESTS)}.")
+    calibrate_test: str = argument(
+        "fixed_sequence", f"Test of several thresholds: {', '.join(threshold_tests())}."
+    )
     save_calibration: bool = argument(
-        True, "Leave calibration.json and the certified setting with the checkpoint, for generate to use."
+        False,
+        "Leave calibration.json and the certified setting with the checkpoint too: generate then uses it.",
     )
     calibrate_grid: list[str] | None = field(
         default=None,
@@ -93,11 +98,15 @@ def _value(name: str, text: str) -> str | int | None:
     return int(text)
 
 
-def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, training) -> None:
+def check_calibration(
+    calibration: CalibrationArguments, exits: ExitArguments, model: ModelArguments, training
+) -> None:
     """Raises UsageError for flags that are out of range or contradict each other."""
     if not calibration.do_cali:
         if calibration.calibrate_delta or calibration.thresholds or calibration.calibrate_grid:
             raise UsageError("--calibrate_delta, --thresholds and --calibrate_grid need --do_cali True")
+        if calibration.save_calibration:
+            raise UsageError("--save_calibration needs --do_cali True")
         return
     if training.do_train or training.do_eval or training.do_predict:
         raise UsageError("--do_cali calibrates only: leave out --do_train, --do_eval and --do_predict")
@@ -108,8 +117,10 @@ def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, t
         )
     if exits.top_propagation is not None and len(exits.propagated) > 1:
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
-    if "oracle" in exits.measures:
-        raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
+    if get_measure(exits.measures[0]).needs_full_depth:
+        raise UsageError(
+            f"--exit_conf_type {exits.measures[0]} looks at full depth: it is for --do_eval alone"
+        )
     if calibration.max_calibrate_samples < 2:
         raise UsageError(
             f"--max_calibrate_samples {calibration.max_calibrate_samples} is too small; allowed: 2 and above"
@@ -123,6 +134,16 @@ def check_calibration(calibration: CalibrationArguments, exits: ExitArguments, t
     except ValueError as error:
         raise UsageError(str(error)) from error
     _check_names(calibration)
+    if calibration.save_calibration:
+        _check_checkpoint(model.model_name_or_path)
+
+
+def _check_checkpoint(name: str | None) -> None:
+    """Whether the verdict can be left with the checkpoint."""
+    folder = Path(name or "")
+    if name is None or not (folder / "config.json").is_file():
+        raise UsageError(f"--save_calibration True writes into a checkpoint's folder, and {name!r} is none")
+    check_writable(folder, "--save_calibration True")
 
 
 def _check_names(calibration: CalibrationArguments) -> None:
@@ -131,10 +152,13 @@ def _check_names(calibration: CalibrationArguments) -> None:
         ("consistency_type", CONSISTENCY),
         ("calibrate_loss", CONSISTENCY.get(consistency, ())),
         ("calibrate_bound", BOUNDS),
-        ("calibrate_test", TESTS),
+        ("calibrate_test", threshold_tests()),
     ):
         value = getattr(calibration, flag)
         if value not in names:
             raise UsageError(f"unknown --{flag} {value!r}; known: {', '.join(names)}")
-    if calibration.calibrate_bound == "binomial" and calibration.calibrate_loss != "mismatch":
-        raise UsageError("--calibrate_bound binomial needs losses of 0 or 1: --calibrate_loss mismatch")
+    losses, bound = CONSISTENCY[consistency], calibration.calibrate_bound
+    if BOUNDS[bound].zero_one and not losses[calibration.calibrate_loss].zero_one:
+        fitting = [name for name, each in losses.items() if each.zero_one]
+        known = f"--calibrate_loss {', '.join(fitting)}" if fitting else f"{consistency} losses are not"
+        raise UsageError(f"--calibrate_bound {bound} needs losses of 0 or 1: {known}")

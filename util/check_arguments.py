@@ -40,7 +40,7 @@ def check_arguments(
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_exits(data, exits, training)
-    check_calibration(calibration, exits, training)
+    check_calibration(calibration, exits, model, training)
     check_training(training, calibration.do_cali, exits.train_meta_cm_head, exits.decodes_with_exits)
 
 
@@ -132,8 +132,9 @@ def _check_measures(exits: ExitArguments, training) -> None:
         raise UsageError(
             f"unknown --exit_head_loss {exits.exit_head_loss!r}; known: {', '.join(HEAD_LOSSES)}"
         )
-    if "oracle" in exits.measures and (training.do_train or training.do_predict):
-        raise UsageError("--exit_conf_type oracle looks at full depth: it is for --do_eval alone")
+    deepest = [name for name in exits.measures if get_measure(name).needs_full_depth]
+    if deepest and (training.do_train or training.do_predict):
+        raise UsageError(f"--exit_conf_type {deepest[0]} looks at full depth: it is for --do_eval alone")
     if not exits.train_meta_cm_head:
         if exits.share_exit_head or exits.exit_head_loss != "independent":
             raise UsageError("--share_exit_head and --exit_head_loss need --train_meta_cm_head")

@@ -5,6 +5,7 @@ References: CALM, Schuster et al. 2022, section 4.1 (textual and risk consistenc
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import nltk
@@ -53,15 +54,33 @@ def token_f1(text: str, reference: str) -> float:
     return 2 * common / (own.total() + other.total())
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A distance of two texts or a quality of one against another, in [0, 1], and what others need to know.
+
+    label: in verdicts. zero_one: whether its values are 0 and 1 alone.
+    """
+
+    value: Callable[[str, str], float]
+    label: str
+    zero_one: bool = False
+
+    def __call__(self, text: str, other: str) -> float:
+        return self.value(text, other)
+
+
 # Textual loss: dissimilarity of early and full text.
-TEXTUAL: dict[str, Callable[[str, str], float]] = {
-    "rouge": lambda early, full: 1 - rouge_l(early, full),
-    "token_error": token_error,
-    "bleu": bleu_loss,
-    "mismatch": mismatch,
+TEXTUAL: dict[str, Comparison] = {
+    "rouge": Comparison(lambda early, full: 1 - rouge_l(early, full), "1 − ROUGE-L"),
+    "token_error": Comparison(token_error, "edits a word"),
+    "bleu": Comparison(bleu_loss, "1 − BLEU"),
+    "mismatch": Comparison(mismatch, "another text", zero_one=True),
 }
 # Risk: a text's quality, given a reference.
-QUALITY: dict[str, Callable[[str, str], float]] = {"rouge": rouge_l, "token_f1": token_f1}
+QUALITY: dict[str, Comparison] = {
+    "rouge": Comparison(rouge_l, "ROUGE-L"),
+    "token_f1": Comparison(token_f1, "F1 of words"),
+}
 CONSISTENCY = {"textual": TEXTUAL, "risk": QUALITY}
 
 

@@ -5,6 +5,7 @@ when it is started again with the same settings; anything else that is in the fo
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def check_free(folder: Path, overwrite: bool, why: str = "") -> None:
         raise UsageError(
             f"output folder {folder} is not empty{why}; choose another one or pass --overwrite_output_dir"
         )
+
+
+def check_writable(folder: Path, why: str) -> None:
+    """Raises UsageError where no file can be written into the folder, or into the one that it would be made
+    in. why: the flag that asks for it."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UsageError(f"{why}: nothing can be written into {existing} ({error.strerror})") from error
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -17,8 +17,9 @@ SUFFIXES = (".json", ".yaml", ".yml")
 def read_settings(path: Path | str, groups: Iterable[type]) -> dict[str, Any]:
     """Field name → value of its type, for the fields of some dataclasses that a file names.
 
-    Text stands for what it says: "False" is False, "1e-4" a number. One value stands for a list of one, `null`
-    for the default. Raises ValueError for a file that holds no such settings, OSError where none can be read.
+    Text stands for what it says: "False" is False, "1e-4" a number. One value stands for a list of one,
+    `null` for the default. Raises ValueError for a file that holds no such settings, OSError where none can
+    be read.
     """
     path = Path(path)
     read = json.loads if path.suffix == ".json" else yaml.safe_load

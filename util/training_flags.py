@@ -9,10 +9,10 @@ HONOURED = frozenset(
     output_dir do_train do_eval do_predict use_cpu
     per_device_train_batch_size per_device_eval_batch_size num_train_epochs max_steps
     gradient_accumulation_steps average_tokens_across_devices auto_find_batch_size
-    learning_rate warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32 torch_empty_cache_steps use_cache
-    logging_strategy logging_steps logging_first_step log_on_each_node include_num_input_tokens_seen log_level
-    log_level_replica disable_tqdm run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
-    skip_memory_metrics
+    learning_rate warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm tf32
+    torch_empty_cache_steps use_cache logging_strategy logging_steps logging_first_step log_on_each_node
+    include_num_input_tokens_seen log_level log_level_replica disable_tqdm run_name project trackio_space_id
+    trackio_bucket_id trackio_static_space_id skip_memory_metrics
     eval_strategy eval_steps eval_delay predict_with_generate generation_max_length
     save_strategy save_steps save_total_limit save_only_model ignore_data_skip
     restore_callback_states_from_checkpoint

@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from early_exit.calibration import Calibration
-
-_BOUND_NAMES = {
-    "wsr": "WSR betting",
-    "hoeffding_bentkus": "Hoeffding–Bentkus",
-    "hoeffding": "Hoeffding",
-    "binomial": "exact binomial",
-}
+from early_exit import DecodingSetting
+from early_exit.calibration import BOUNDS, TESTS, Calibration
+from models.effective_generation import unlike_greedy
+from util.dissimilarity import CONSISTENCY
 
 
 @dataclass(frozen=True)
@@ -67,17 +63,20 @@ class Context:
 
 def entry(
     calibration: Calibration,
-    setting: dict[str, Any],
+    setting: DecodingSetting,
     held_out: HeldOut | None,
     needed: int | None,
     context: Context,
 ) -> dict[str, Any]:
-    """One δ of calibration.json. setting: the knobs beside the threshold; needed: prompts that it would take
-    where nothing is certified."""
+    """One δ of calibration.json. setting: what is certified, or the first one tested; needed: prompts that it
+    would take where nothing is certified."""
     found = asdict(calibration)
     return {
         **{name: found[name] for name in ("certified", "threshold", "delta", "epsilon", "bound", "test")},
-        **setting,
+        "setting": setting.to_dict(),
+        "engine_precision": setting.precision,
+        "exit_min_layer": setting.policy.min_layer,
+        "top_propagation": setting.policy.top_k,
         "p_value": calibration.p_value,
         "n": calibration.n,
         "seed": context.seed,
@@ -97,8 +96,8 @@ def entry(
 def verdict(found: dict[str, Any], context: Context) -> str:
     """An entry in words."""
     level = f"{100 * (1 - found['epsilon']):g}%"
-    what = f"{context.consistency} loss ({context.loss})"
-    test = f"{_BOUND_NAMES[found['bound']]}, {found['test'].replace('_', ' ')}"
+    what = f"{context.consistency} loss ({CONSISTENCY[context.consistency][context.loss].label})"
+    test = f"{BOUNDS[found['bound']].label}, {TESTS[found['test']].label}"
     if not found["certified"]:
         smallest = f"smallest δ that it could be certified for: {found['smallest_delta']:.3f}"
         lines = [
@@ -114,7 +113,7 @@ def verdict(found: dict[str, Any], context: Context) -> str:
             lines.append(f"  δ = {found['delta']:g} would take about {needed} such prompts")
         return "\n".join(lines)
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
-    if found["test"] == "pareto":
+    if TESTS[found["test"]].several_knobs:
         knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
     step = f"step {found['step']} of {found['settings']}"
     lines = [
@@ -134,12 +133,20 @@ def verdict(found: dict[str, Any], context: Context) -> str:
             f"  layers {found['block_avg']:.1f} of {context.num_layers} · {found['speedup']:.1f} times the "
             "tokens per second of full depth, measured",
         ]
+    lines.append(
+        f"  holds for prompts like these and this pipeline ({_pipeline(found, context)}; "
+        f"{context.fingerprint})"
+    )
+    return "\n".join(lines)
+
+
+def _pipeline(found: dict[str, Any], context: Context) -> str:
     pipeline = {**context.pipeline, "precision": found["engine_precision"]}  # a knob, with --calibrate_grid
     if found["top_propagation"] is not None:
         pipeline["LM head"] = f"top-k {found['top_propagation']}"
-    pipeline = ", ".join(f"{name} {value}" for name, value in pipeline.items() if name != "weights")
-    lines.append(f"  holds for prompts like these and this pipeline ({pipeline}; {context.fingerprint})")
-    return "\n".join(lines)
+    del pipeline["weights"]
+    pipeline |= unlike_greedy(pipeline.pop("generation"))
+    return ", ".join(f"{name} {value}" for name, value in pipeline.items())
 
 
 def naive_search(quality: np.ndarray, full: np.ndarray, share: float) -> int:

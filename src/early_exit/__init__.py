@@ -12,6 +12,7 @@ from early_exit.linear import PRECISIONS, Linear
 from early_exit.lm_head.scores import Scores
 from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
+from early_exit.setting import DecodingSetting
 
 __all__ = [
     "LAYER_WEIGHTINGS",
@@ -22,6 +23,7 @@ __all__ = [
     "DecodedRow",
     "DecoderSteps",
     "DecoderTensors",
+    "DecodingSetting",
     "Engine",
     "ExitPolicy",
     "LayerView",

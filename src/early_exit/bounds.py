@@ -13,6 +13,7 @@ means of bounded random variables by betting, 2023 (WSR; theorem 3 and section 4
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import xlogy
@@ -57,12 +58,27 @@ def wsr(losses: np.ndarray, delta: float, epsilon: float) -> float:
     return float(min(1.0, math.exp(-wealth.max())))
 
 
-Bound = Callable[[np.ndarray, float, float], float]
+@dataclass(frozen=True)
+class Bound:
+    """A p-value, and what others need to know of it.
+
+    p_value: of losses [n] in [0, 1], δ and ε: in [0, 1], and falling as δ grows. label: in verdicts.
+    zero_one: whether the losses must be 0 or 1.
+    """
+
+    p_value: Callable[[np.ndarray, float, float], float]
+    label: str
+    zero_one: bool = False
+
+    def __call__(self, losses: np.ndarray, delta: float, epsilon: float) -> float:
+        return self.p_value(losses, delta, epsilon)
+
+
 BOUNDS: dict[str, Bound] = {
-    "wsr": wsr,
-    "hoeffding_bentkus": hoeffding_bentkus,
-    "hoeffding": hoeffding,
-    "binomial": binomial,
+    "wsr": Bound(wsr, "WSR betting"),
+    "hoeffding_bentkus": Bound(hoeffding_bentkus, "Hoeffding–Bentkus"),
+    "hoeffding": Bound(hoeffding, "Hoeffding"),
+    "binomial": Bound(binomial, "exact binomial", zero_one=True),
 }
 
 

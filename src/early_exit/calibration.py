@@ -12,17 +12,19 @@ CALM, Schuster et al. 2022, section 4.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from early_exit.bounds import BOUNDS, check_level, checked_losses, p_value, upper_bound
+from early_exit.bounds import BOUNDS, Bound, check_level, checked_losses, p_value, upper_bound
 
 __all__ = [
     "BOUNDS",
     "TESTS",
+    "Bound",
     "Calibration",
+    "Test",
     "bonferroni",
     "calibrate",
     "fixed_sequence",
@@ -32,6 +34,7 @@ __all__ = [
     "pareto_split",
     "pareto_test",
     "prompts_needed",
+    "threshold_tests",
     "upper_bound",
 ]
 
@@ -63,7 +66,35 @@ def bonferroni(p_values: Sequence[float], epsilon: float) -> list[int]:
     return [index for index, value in enumerate(p_values) if value <= epsilon / len(p_values)]
 
 
-TESTS = {"fixed_sequence": fixed_sequence, "multi_start": multi_start, "bonferroni": bonferroni}
+@dataclass(frozen=True)
+class Test:
+    """A test of several settings, and what others need to know of it.
+
+    accepted: indices of the settings that pass, from their p-values in order, and ε. label: in verdicts.
+    stops_early: nothing passes behind the first setting that does not, so that the others need no losses.
+    several_knobs: it takes its order from losses and costs of other prompts (`pareto_test`), not from
+    falling thresholds.
+    """
+
+    __test__ = False  # pytest takes it for one of its own
+
+    accepted: Callable[[Sequence[float], float], list[int]]
+    label: str
+    stops_early: bool = False
+    several_knobs: bool = False
+
+
+TESTS: dict[str, Test] = {
+    "fixed_sequence": Test(fixed_sequence, "fixed sequence", stops_early=True),
+    "multi_start": Test(multi_start, "multi start"),
+    "bonferroni": Test(bonferroni, "bonferroni"),
+    "pareto": Test(fixed_sequence, "pareto", several_knobs=True),
+}
+
+
+def threshold_tests() -> list[str]:
+    """Names of the tests along falling thresholds, those that `calibrate` takes."""
+    return [name for name, test in TESTS.items() if not test.several_knobs]
 
 
 @dataclass(frozen=True)
@@ -103,7 +134,7 @@ def calibrate(
 
     loss_table: [prompts, thresholds], in the order in which prompts were drawn; a column that was not
     evaluated is NaN throughout and cannot pass. thresholds: [K] in [0, 1], each once, in the order of
-    testing: descending, the safest first. test: a name of `TESTS`.
+    testing: descending, the safest first. test: a name of `threshold_tests`.
     Raises ValueError for values outside these ranges.
     """
     table = np.asarray(loss_table, dtype=np.float64)
@@ -112,10 +143,10 @@ def calibrate(
     check_level("epsilon", epsilon)
     if table.ndim != 2 or table.shape[1] != len(thresholds):
         raise ValueError(f"a loss table of shape {table.shape} for {len(thresholds)} thresholds")
-    if test not in TESTS:
-        raise ValueError(f"unknown test {test!r}; known: {', '.join(TESTS)}")
+    if test not in threshold_tests():
+        raise ValueError(f"unknown test {test!r}; known: {', '.join(threshold_tests())}")
     p_values = [_column_p_value(column, delta, bound, epsilon) for column in table.T]
-    accepted = TESTS[test](p_values, epsilon)
+    accepted = TESTS[test].accepted(p_values, epsilon)
     index = min(accepted, key=lambda place: thresholds[place], default=None)
     losses = checked_losses(table[:, index or 0])
     return Calibration(
@@ -205,5 +236,5 @@ def pareto_test(
     first = pareto_split(len(table), split)
     order = pareto_front(costs[:first].mean(axis=0), table[:first].mean(axis=0))
     p_values = [p_value(table[first:, setting], delta, bound, epsilon) for setting in order]
-    accepted = fixed_sequence(p_values, epsilon)
+    accepted = TESTS["pareto"].accepted(p_values, epsilon)
     return (order[accepted[-1]] if accepted else None), order, p_values

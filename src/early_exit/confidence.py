@@ -1,8 +1,9 @@
 """Confidence measures: how sure a decoder layer is of the next token.
 
-A measure is a pure function of what one layer shows; `MEASURES` names them. To add one, write the
-function, name it there, and add it to the parametrised test in tests/early_exit/test_confidence.py.
-Exit heads are measures too, named by their kind and width (`early_exit.heads`).
+A measure is a pure function of what one layer shows; `MEASURES` names them and says what each asks for. To
+add one, write the function, name it there, and add it to the parametrised test in
+tests/early_exit/test_confidence.py. Exit heads are measures too, named by their kind and width
+(`early_exit.heads`).
 
 References: CALM, Schuster et al. 2022, section 3.5.
 """
@@ -36,7 +37,22 @@ class LayerView:
     final_tokens: Callable[[], Tensor]
 
 
-Measure = Callable[[LayerView], Tensor]
+@dataclass(frozen=True)
+class Measure:
+    """A confidence measure, and what others need to know of it.
+
+    confidence: of a `LayerView`, [rows] float32 in [0, 1], the range that thresholds have. What it asks of
+    the view: reads_lm_head, the exit's logits (its cost: the LM head at every exit tried); needs_exit_head,
+    a trained head; needs_full_depth, full depth's token, so that it serves evaluation only.
+    """
+
+    confidence: Callable[[LayerView], Tensor]
+    reads_lm_head: bool
+    needs_exit_head: bool = False
+    needs_full_depth: bool = False
+
+    def __call__(self, view: LayerView) -> Tensor:
+        return self.confidence(view)
 
 
 def softmax_response(logits: Tensor) -> Tensor:
@@ -81,13 +97,20 @@ def agreement(logits: Tensor, final_tokens: Tensor) -> Tensor:
 
 
 MEASURES: dict[str, Measure] = {
-    "softmax": lambda view: softmax_response(view.logits()),
-    "softmax_max": lambda view: softmax_max(view.logits()),
-    "entropy": lambda view: negentropy(view.logits()),
-    "hidden_state": lambda view: state_saturation(view.hidden, view.previous),
-    "oracle": lambda view: agreement(view.logits(), view.final_tokens()),
+    "softmax": Measure(lambda view: softmax_response(view.logits()), reads_lm_head=True),
+    "softmax_max": Measure(lambda view: softmax_max(view.logits()), reads_lm_head=True),
+    "entropy": Measure(lambda view: negentropy(view.logits()), reads_lm_head=True),
+    "hidden_state": Measure(lambda view: state_saturation(view.hidden, view.previous), reads_lm_head=False),
+    "oracle": Measure(
+        lambda view: agreement(view.logits(), view.final_tokens()), reads_lm_head=True, needs_full_depth=True
+    ),
 }
-KNOWN_MEASURES = ", ".join([*MEASURES, *HEAD_NAMES])
+_EXIT_HEAD = Measure(lambda view: view.head().float().sigmoid(), reads_lm_head=False, needs_exit_head=True)
+
+
+def known_measures() -> str:
+    """All names, for a message."""
+    return ", ".join([*MEASURES, *HEAD_NAMES])
 
 
 def get_measure(name: str) -> Measure:
@@ -95,5 +118,5 @@ def get_measure(name: str) -> Measure:
     if name in MEASURES:
         return MEASURES[name]
     if head_kind(name) is not None:
-        return lambda view: view.head().float().sigmoid()
-    raise ValueError(f"unknown confidence measure {name!r}; known: {KNOWN_MEASURES}")
+        return _EXIT_HEAD
+    raise ValueError(f"unknown confidence measure {name!r}; known: {known_measures()}")

@@ -7,13 +7,26 @@ kernels, whose names are kept in this file alone.
 
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-PRECISIONS = ("float32", "bfloat16", "int8")
+
+@dataclass(frozen=True)
+class Precision:
+    """What products are computed in. weight_bytes: a weight's size in memory, which decoding reads."""
+
+    weight_bytes: int
+
+
+PRECISIONS: dict[str, Precision] = {
+    "float32": Precision(weight_bytes=4),
+    "bfloat16": Precision(weight_bytes=2),
+    "int8": Precision(weight_bytes=1),
+}
 
 
 def pack(weight: Tensor, precision: str, relu: bool = False) -> "Linear":

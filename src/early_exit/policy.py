@@ -6,12 +6,16 @@ propagation comes from a research fork of FREE.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from early_exit.confidence import get_measure
+from early_exit.values import from_plain, to_plain
+
+_VERSION = 1  # of the fields below: raise it where a default would not do for a file without a new one
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,16 @@ class ExitPolicy:
             raise ValueError("top-k propagation and a screened LM head exclude each other")
         if self.top_k < 1:
             raise ValueError(f"{self.top_k} propagated tokens; allowed: 1 and above")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and `version`, as JSON values; tensors become lists. Equal policies give equal ones."""
+        return to_plain(self, _VERSION)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ExitPolicy":
+        """The policy of a dictionary of `to_dict`, of this version or an older one; see
+        `early_exit.values.from_plain`, also for what raises ValueError."""
+        return from_plain(cls, values, _VERSION)
 
     def check_vocabulary(self, size: int) -> None:
         """Raises ValueError where more tokens are to be propagated than there are."""

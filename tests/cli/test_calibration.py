@@ -1,5 +1,6 @@
 """Calibration through the entry point: the verdict, its files, and what may not be calibrated."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer
 from models.loading import load_model
 from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags
 from tests.cli.test_bad_input import fails_with
+from util import run_folder
 
 GRID = ["1.0", "0.9", "0.5", "0.3", "0.2", "0.1", "0.05", "0.02", "0.0"]
 
@@ -33,13 +35,19 @@ def checkpoint(model, tmp_path):
     return shutil.copytree(model, tmp_path / "checkpoint")
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_the_verdict_and_its_files(capsys, checkpoint, tmp_path):
+    before = contents(checkpoint)
     assert call(*cali_flags(checkpoint, tmp_path / "c", "--calibrate_delta", ".5", ".001")) == 0
     printed = capsys.readouterr().out
     assert printed.index("thresholds in order: 1 0.9 0.5") < printed.index("certified: softmax, λ = ")
     assert "NOT CERTIFIED: full model" in printed
     result = json.loads((tmp_path / "c" / "calibration.json").read_text())
-    assert json.loads((checkpoint / "calibration.json").read_text()) == result
+    assert contents(checkpoint) == before
+    assert result["exit_calibration"]["setting"] == result["deltas"][0]["setting"]
     found, missed = result["deltas"]
     assert found["certified"]
     assert not missed["certified"]
@@ -52,11 +60,20 @@ def test_the_verdict_and_its_files(capsys, checkpoint, tmp_path):
     assert missed["prompts_needed"] > 12
 
 
-def test_generate_uses_what_was_certified_and_warns_outside_of_it(recwarn, checkpoint, tmp_path):
-    assert call(*cali_flags(checkpoint, tmp_path / "c", "--calibrate_delta", ".99")) == 0
-    threshold = json.loads((checkpoint / "calibration.json").read_text())["deltas"][0]["threshold"]
-    assert threshold < 1
-    model, tokenizer = load_model(str(checkpoint)).eval(), AutoTokenizer.from_pretrained(checkpoint)
+@pytest.mark.parametrize("saved", [False, True])
+def test_generate_uses_what_was_certified_and_warns_outside_of_it(recwarn, checkpoint, tmp_path, saved):
+    more = ["--calibrate_delta", ".99", "--save_calibration", str(saved)]
+    assert call(*cali_flags(checkpoint, tmp_path / "c", *more)) == 0
+    verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())
+    assert verdict["deltas"][0]["threshold"] < 1
+    assert (checkpoint / "calibration.json").exists() == saved
+    if saved:
+        assert json.loads((checkpoint / "calibration.json").read_text()) == verdict
+        model = load_model(str(checkpoint)).eval()
+    else:
+        assert not hasattr(load_model(str(checkpoint)).config, "exit_calibration")
+        model = load_model(str(checkpoint), calibration=tmp_path / "c").eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     inputs = tokenizer(["summarize: A fire broke out."], return_tensors="pt")
     recwarn.clear()
     output = model.generate(**inputs, return_dict_in_generate=True)
@@ -64,8 +81,8 @@ def test_generate_uses_what_was_certified_and_warns_outside_of_it(recwarn, check
     assert (output.exit_layers < 3).any()
     assert not [warning for warning in recwarn if "guarantee" in str(warning.message)]
     for options, difference in (
-        ({"do_sample": True}, "sampling"),
-        ({"max_length": 9}, "at most 9 tokens instead of 12"),
+        ({"do_sample": True}, "do_sample True instead of False"),
+        ({"max_length": 9}, "max_length 9 instead of 12"),
         ({"engine_precision": "bfloat16"}, "precision bfloat16"),
     ):
         with pytest.warns(UserWarning, match=difference):
@@ -103,7 +120,7 @@ def test_copied_columns_are_what_decoding_gives(checkpoint, tmp_path):
 
 
 def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
-    flags = cali_flags(checkpoint, tmp_path / "c", "--save_calibration", "False")
+    flags = cali_flags(checkpoint, tmp_path / "c")
     assert call(*flags) == 0
     file = tmp_path / "c" / "loss_table.json"
     whole = json.loads(file.read_text())
@@ -115,16 +132,15 @@ def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
         assert column["losses"] == expected["losses"]
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
     assert {**found, "speedup": 0} == {**verdict, "speedup": 0}
-    assert not (checkpoint / "calibration.json").exists()
 
 
 def test_two_processes_give_the_table_of_one(checkpoint, tmp_path):
-    assert call(*cali_flags(checkpoint, tmp_path / "one", "--save_calibration", "False")) == 0
+    assert call(*cali_flags(checkpoint, tmp_path / "one")) == 0
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         "run_summarization.py",
     ]  # fmt: skip
-    flags = cali_flags(checkpoint, tmp_path / "two", "--save_calibration", "False")
+    flags = cali_flags(checkpoint, tmp_path / "two")
     subprocess.run([*command, *flags], cwd=ROOT, check=True, capture_output=True)
     one, two = (
         json.loads((tmp_path / name / "loss_table.json").read_text())["columns"] for name in ("one", "two")
@@ -144,6 +160,33 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
     assert found["exit_min_layer"] in (1, 2)
 
 
+def test_a_later_calibration_without_a_certificate_takes_the_earlier_one_back(checkpoint, tmp_path):
+    for delta, there in ((".99", True), (".001", False)):
+        more = ["--calibrate_delta", delta, "--save_calibration", "True"]
+        assert call(*cali_flags(checkpoint, tmp_path / delta, *more)) == 0
+        assert hasattr(load_model(str(checkpoint)).config, "exit_calibration") == there
+    with pytest.warns(UserWarning, match="certifies no setting"):
+        model = load_model(str(checkpoint), calibration=tmp_path / ".001")
+    assert model.config.exit_calibration is None
+    with pytest.raises(OSError, match=r"calibration\.json"):
+        load_model(str(checkpoint), calibration=tmp_path / "nowhere")
+
+
+def test_a_checkpoint_that_cannot_be_written_into_is_named_first(capsys, monkeypatch, checkpoint, tmp_path):
+    flags = cali_flags("google-t5/t5-small", tmp_path / "hub", "--save_calibration", "True")
+    fails_with(capsys, flags, "writes into a checkpoint's folder, and 'google-t5/t5-small' is none")
+
+    def refuse(dir):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", refuse)  # tests may run as root
+    flags = cali_flags(checkpoint, tmp_path / "read-only", "--save_calibration", "True")
+    fails_with(capsys, flags, f"nothing can be written into {checkpoint} (Read-only file system)")
+    flags = cali_flags(checkpoint, tmp_path / "new" / "folder")
+    fails_with(capsys, flags, f"--output_dir: nothing can be written into {tmp_path}")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -157,6 +200,7 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
         (["--calibrate_loss", "token_f1"], "unknown --calibrate_loss 'token_f1'; known: rouge, token_error"),
         (["--calibrate_bound", "markov"], "unknown --calibrate_bound 'markov'; known: wsr"),
         (["--calibrate_bound", "binomial"], "--calibrate_loss mismatch"),
+        (["--calibrate_test", "pareto"], "unknown --calibrate_test 'pareto'; known: fixed_sequence"),
         (["--calibrate_grid", "depth=1"], "unknown knob 'depth'"),
         (["--exit_conf_type", "oracle"], "oracle looks at full depth"),
         (["--do_eval"], "--do_cali calibrates only"),
@@ -169,6 +213,8 @@ def test_bad_flags(capsys, model, tmp_path, more, message):
 
 def test_calibration_flags_without_calibration(capsys, model, tmp_path):
     fails_with(capsys, eval_flags(model, tmp_path / "o", "--thresholds", "0.5"), "need --do_cali True")
+    flags = eval_flags(model, tmp_path / "o", "--save_calibration", "True")
+    fails_with(capsys, flags, "--save_calibration needs --do_cali True")
 
 
 def test_documents_that_were_trained_on_are_refused(capsys, model, tmp_path):

@@ -15,7 +15,7 @@ def test_the_notebook_draws_its_figures(model, tmp_path):
         for prompts in ("8", "16"):
             folder = results / f"softmax-{consistency}-{prompts}"
             more = ["--consistency_type", consistency, "--max_calibrate_samples", prompts]
-            more += ["--calibrate_delta", "0.4", "0.8", "0.01", "--save_calibration", "False"]
+            more += ["--calibrate_delta", "0.4", "0.8", "0.01"]
             assert call(*cali_flags(model, folder, *more)) == 0
     command = [
         sys.executable,

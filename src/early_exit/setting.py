@@ -1,0 +1,44 @@
+"""How a model decodes: an exit policy and the precision that the engine computes in, as one value."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from early_exit.linear import PRECISIONS
+from early_exit.policy import ExitPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class DecodingSetting:
+    """A policy and a precision of `early_exit.linear.PRECISIONS`. `DecodingSetting()` is the full model in
+    float32.
+
+    Two settings are the same where their dictionaries are: a point of a sweep, a column of a loss table and a
+    certified setting are known by it. Raises ValueError for an unknown precision.
+    """
+
+    policy: ExitPolicy = ExitPolicy()  # noqa: RUF009 # frozen
+    precision: str = "float32"
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The policy's dictionary with `precision` beside; JSON values."""
+        return {**self.policy.to_dict(), "precision": self.precision}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DecodingSetting":
+        """Of `to_dict`, older ones too. Raises ValueError as `ExitPolicy.from_dict`, and without
+        precision."""
+        if "precision" not in values:
+            raise ValueError(f"a decoding setting without its precision: {values}")
+        policy = {name: value for name, value in values.items() if name != "precision"}
+        return cls(ExitPolicy.from_dict(policy), values["precision"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DecodingSetting) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_dict(), sort_keys=True))

@@ -1,0 +1,70 @@
+"""The generation config that a run decodes with: settled and checked before anything is trained or
+decoded."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import Seq2SeqTrainer
+
+from models.effective_generation import effective_generation, evaluation_options, unlike_greedy
+from models.options import OTHER_LOOPS
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.calibration_arguments import CalibrationArguments
+from util.errors import UsageError
+
+# What decoding with exits does not do.
+_NOT_WITH_EXITS = {name: f"exits do not serve {what}" for name, what in OTHER_LOOPS.items()} | {
+    "num_beams": "exits decode without beams: pass --num_beams 1",
+    "do_sample": "exits are evaluated and calibrated greedily",
+    "num_return_sequences": "there is one greedy text",
+}
+
+
+def settle_generation(model, data: DataArguments, training) -> dict[str, Any]:
+    """The effective generation config of a run, see `models.effective_generation`.
+
+    Gives `training` the limits of the flags, and the model the config that `--generation_config` names.
+    Raises UsageError where that is none, or no text can come of it.
+    """
+    if training.generation_max_length is None:
+        training.generation_max_length = data.generation_length
+    if training.generation_num_beams is None:
+        training.generation_num_beams = data.num_beams
+    try:
+        if training.generation_config is not None:
+            model.generation_config = Seq2SeqTrainer.load_generation_config(training.generation_config)
+        return effective_generation(model, evaluation_options(training))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"generation config: {' '.join(str(error).split())}") from error
+
+
+def check_generation(
+    effective: dict[str, Any],
+    model_args: ModelArguments,
+    exits: ExitArguments,
+    calibration: CalibrationArguments,
+    training,
+) -> None:
+    """Raises UsageError where the run cannot decode as the effective generation config says."""
+    if not training.predict_with_generate and not calibration.do_cali:
+        return
+    refused = {"stop_strings": "evaluation knows no stop strings"}
+    if exits.decodes_with_exits:
+        refused |= _NOT_WITH_EXITS
+    if calibration.do_cali:
+        refused["max_time"] = "texts that depend on the clock cannot be calibrated"
+    for name, value in unlike_greedy(effective).items():
+        if name in refused:
+            raise UsageError(f"{name} {value!r} in {_source(model_args, training)}: {refused[name]}")
+    if exits.decodes_with_exits and effective["max_length"] < 2:
+        raise UsageError(
+            f"generation of at most {effective['max_length']} tokens, the start token included, is empty"
+        )
+
+
+def _source(model_args: ModelArguments, training) -> str:
+    if training.generation_config is not None:
+        return f"--generation_config {training.generation_config}"
+    name = model_args.model_name_or_path
+    file = Path(name or "") / "generation_config.json"
+    return str(file) if name and file.is_file() else f"the generation config of {name}"
