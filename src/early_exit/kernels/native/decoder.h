@@ -1,0 +1,56 @@
+// A decoder: items through layers, and its LM head.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "layers.h"
+
+namespace early_exit {
+
+// `KVCache` of decoding/kv_cache.py. Keys and values of a layer: [2, slots, heads, capacity, head_dim], in
+// bfloat16 if `half`. filled: [layers, slots]. exit_states: [slots, capacity, d_model].
+struct KVCache {
+  void** layers;
+  int64_t* filled;
+  float* exit_states;
+  const float** biases;  // of each layer: [heads, capacity], the largest distance first; or null
+  int64_t slots, capacity;
+  int32_t half;
+};
+
+// `SourceCache` of the same file. of_slot: [slots]; filled: [layers, slots]; states: [slots, capacity, d_model].
+struct SourceCache {
+  void** layers;
+  uint8_t* filled;
+  const int64_t* lengths;
+  const int64_t* of_slot;
+  const float* states;
+  int64_t slots, capacity;
+};
+
+// slots, positions: [count].
+struct Items {
+  int count;
+  const int64_t* slots;
+  const int64_t* positions;
+};
+
+struct Decoder {
+  Sizes sizes;
+  std::vector<Layer> layers;
+  Matrix head;
+};
+
+// Runs layers first + 1 to last on the states [items, d_model], in place. False where an item is there already.
+bool run(Team& team, const Decoder& decoder, const Items& items, float* states, int first, int last,
+         const KVCache& cache, const SourceCache& sources);
+
+// logits: [items, vocabulary].
+void read_head(Team& team, const Decoder& decoder, const float* states, int items, float* logits);
+
+// The likeliest token of each item, the first of equals; with `responses`, softmax response too. NaN in a logit
+// gives NaN.
+void top(Team& team, const Decoder& decoder, const float* states, int items, int64_t* tokens, float* responses);
+
+}  // namespace early_exit

@@ -1,0 +1,119 @@
+// The C interface that library.py calls. Objects are made by ee_decoder and ee_encoder, get their matrices one by
+// one, and are freed by ee_free_…; functions that may fail return 0 for success.
+#include <exception>
+#include <new>
+
+#include "decoder.h"
+#include "encoder.h"
+
+using namespace early_exit;
+
+namespace {
+
+enum Status { OK = 0, NO_MEMORY = 1, THERE_ALREADY = 2 };
+
+template <class Work>
+int guarded(const Work& work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return NO_MEMORY;
+  }
+}
+
+// By the order of the fields of `Layer`.
+Matrix& matrix_of(Layer& layer, int which) {
+  Matrix* const all[] = {&layer.queries,      &layer.keys,         &layer.values,       &layer.output,
+                         &layer.cross_queries, &layer.cross_keys,   &layer.cross_values, &layer.cross_output,
+                         &layer.inner,        &layer.gate,         &layer.outer};
+  return *all[which];
+}
+
+}  // namespace
+
+extern "C" {
+
+Decoder* ee_decoder(const Sizes* sizes, int layers) {
+  try {
+    Decoder* decoder = new Decoder;
+    decoder->sizes = *sizes;
+    decoder->layers.resize(layers);
+    return decoder;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void ee_free_decoder(Decoder* decoder) { delete decoder; }
+
+int ee_set_decoder_matrix(Decoder* decoder, int layer, int which, int kind, const float* weights, int outputs,
+                          int inputs) {
+  return guarded([&] {
+    matrix_of(decoder->layers[layer], which) = Matrix((Kind)kind, weights, outputs, inputs);
+    return OK;
+  });
+}
+
+int ee_set_head(Decoder* decoder, int kind, const float* weights, int outputs, int inputs) {
+  return guarded([&] {
+    decoder->head = Matrix((Kind)kind, weights, outputs, inputs);
+    return OK;
+  });
+}
+
+int ee_run(const Decoder* decoder, int threads, const Items* items, float* states, int first, int last,
+           const KVCache* cache, const SourceCache* sources) {
+  return guarded([&] {
+    Team team(threads);
+    return run(team, *decoder, *items, states, first, last, *cache, *sources) ? OK : THERE_ALREADY;
+  });
+}
+
+int ee_logits(const Decoder* decoder, int threads, const float* states, int items, float* logits) {
+  return guarded([&] {
+    Team team(threads);
+    read_head(team, *decoder, states, items, logits);
+    return OK;
+  });
+}
+
+int ee_top(const Decoder* decoder, int threads, const float* states, int items, int64_t* tokens, float* responses) {
+  return guarded([&] {
+    Team team(threads);
+    top(team, *decoder, states, items, tokens, responses);
+    return OK;
+  });
+}
+
+Encoder* ee_encoder(const Sizes* sizes, int layers, const float* final_norm) {
+  try {
+    Encoder* encoder = new Encoder;
+    encoder->sizes = *sizes;
+    encoder->layers.resize(layers);
+    encoder->final_norm.assign(final_norm, final_norm + sizes->d_model);
+    return encoder;
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void ee_free_encoder(Encoder* encoder) { delete encoder; }
+
+int ee_set_encoder_matrix(Encoder* encoder, int layer, int which, int kind, const float* weights, int outputs,
+                          int inputs) {
+  return guarded([&] {
+    matrix_of(encoder->layers[layer], which) = Matrix((Kind)kind, weights, outputs, inputs);
+    return OK;
+  });
+}
+
+int ee_encode(const Encoder* encoder, int threads, float* states, const int64_t* starts, int sources,
+              const float* const* biases, int longest) {
+  return guarded([&] {
+    Team team(threads);
+    encode(team, *encoder, states, starts, sources, biases, longest);
+    return OK;
+  });
+}
+
+}

@@ -1,0 +1,183 @@
+"""`early_exit.kernels.interface.Kernels` in C++, for CPUs.
+
+An item's result is bit for bit the same whatever else a call holds.
+"""
+
+import ctypes
+import math
+from weakref import finalize
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from early_exit.decoding.kv_cache import KVCache, SourceCache
+from early_exit.kernels.interface import DecoderTensors, Items, LayerTensors, StackTensors, Top
+from early_exit.kernels.native.library import (
+    KINDS,
+    CacheTensors,
+    ItemArrays,
+    Sizes,
+    SourceTensors,
+    check,
+    floats,
+    native_library,
+)
+from early_exit.kernels.relative_bias import bias_by_distance
+
+
+class NativeKernels:
+    """A decoder's arithmetic in one precision, "float32", "bfloat16", "int8" or "int4". int8 and int4 are
+    the weights' types: inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale
+    for each item. The LM head of an int4 decoder is in int8."""
+
+    def __init__(self, tensors: DecoderTensors, precision: str):
+        spec = tensors.spec
+        self.tensors, self.precision = tensors, precision
+        self.device = torch.device("cpu")
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon))
+        self._embedding = tensors.embedding.detach()
+        self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
+        self._library = native_library()
+        self._decoder = self._library.ee_decoder(ctypes.byref(Sizes.of(spec)), len(tensors.layers))
+        if self._decoder is None:
+            raise MemoryError("the kernels have no memory left")
+        finalize(self, self._library.ee_free_decoder, self._decoder)
+        pack_layers(tensors, precision, self._library.ee_set_decoder_matrix, self._decoder)
+        head = floats(tensors.head * tensors.final_norm.float() * tensors.head_scale)
+        kind = KINDS["int8" if precision == "int4" else precision]
+        check(self._library.ee_set_head(self._decoder, kind, head.data_ptr(), *head.shape))
+        self._biases = Biases(tensors)
+
+    def embed(self, tokens: np.ndarray) -> Tensor:
+        return self._embedding[torch.from_numpy(tokens)].float()
+
+    def head_inputs(self, states: Tensor) -> Tensor:
+        """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
+        norms = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self.norm_floor)
+        return states / norms * self._head_input_scale
+
+    def run(
+        self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
+    ) -> Tensor:
+        if first >= last:
+            return states
+        states = states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        slots, positions = _indices(items.slots), _indices(items.positions)
+        arrays = ItemArrays(len(slots), slots.ctypes.data, positions.ctypes.data)
+        biases = self._biases(cache.capacity)
+        own, other = _cache(cache, biases), _sources(sources)
+        status = self._library.ee_run(
+            self._decoder, torch.get_num_threads(), arrays, states.data_ptr(), first, last, own, other
+        )
+        check(status)
+        return states
+
+    def logits(self, states: Tensor) -> Tensor:
+        states = floats(states)
+        logits = states.new_empty(len(states), len(self.tensors.head))
+        threads = torch.get_num_threads()
+        check(
+            self._library.ee_logits(
+                self._decoder, threads, states.data_ptr(), len(states), logits.data_ptr()
+            )
+        )
+        return logits
+
+    def top(self, states: Tensor) -> Top:
+        states = floats(states)
+        tokens, responses = np.empty(len(states), np.int64), np.empty(len(states), np.float32)
+        threads, data = torch.get_num_threads(), states.data_ptr()
+        status = self._library.ee_top(
+            self._decoder, threads, data, len(states), tokens.ctypes.data, responses.ctypes.data
+        )
+        check(status)
+        return Top(tokens, responses)
+
+
+def pack_layers(tensors: StackTensors, precision: str, set_matrix, stack: int) -> None:
+    """Gives a stack of the library the matrices of all layers, by the order of `Layer` in layers.h."""
+    for number, layer in enumerate(tensors.layers):
+        for which, weight in enumerate(_matrices(layer, tensors.spec.gated)):
+            if weight is not None:
+                weight = floats(weight)
+                check(set_matrix(stack, number, which, KINDS[precision], weight.data_ptr(), *weight.shape))
+
+
+def _matrices(layer: LayerTensors, gated: bool) -> list[Tensor | None]:
+    """The weights of norms are folded into the products after them."""
+    own, cross = layer.self_attention, layer.cross_attention
+    norm = own.norm.float()
+    matrices = [own.queries * norm, own.keys * norm, own.values * norm, own.output]
+    if cross is None:
+        matrices += [None] * 4
+    else:
+        matrices += [cross.queries * cross.norm.float(), cross.keys, cross.values, cross.output]
+    inner = layer.feed_forward_in * layer.feed_forward_norm.float()
+    activated, gate = inner.chunk(2) if gated else (inner, None)
+    return [*matrices, activated, gate, layer.feed_forward_out]
+
+
+class Biases:
+    """Relative position biases as the library takes them, for a number of positions at a time."""
+
+    def __init__(self, tensors: StackTensors):
+        tables = [layer.self_attention.relative_bias for layer in tensors.layers]
+        self._tables = [tables[0] if table is None else table for table in tables]
+        self._spec = tensors.spec
+        self._made: tuple[int, list[Tensor | None], np.ndarray] = (-1, [], np.empty(0))
+
+    def __call__(self, longest: int) -> int:
+        """The address of the layers' biases; null where there are none. In the order of keys: causal ones
+        are [heads, longest], the query's own last."""
+        made = self._made  # one read: another thread may replace it
+        if made[0] != longest:
+            known: dict[int, Tensor] = {}
+            biases = []
+            for table in self._tables:
+                if table is not None and id(table) not in known:
+                    bias = bias_by_distance(table.float().cpu(), self._spec.max_distance, self._spec.causal, longest)
+                    known[id(table)] = (bias.flip(1) if self._spec.causal else bias).contiguous()
+                biases.append(None if table is None else known[id(table)])
+            addresses = np.array([0 if bias is None else bias.data_ptr() for bias in biases], np.uint64)
+            made = self._made = (longest, biases, addresses)
+        return made[2].ctypes.data
+
+
+def _indices(numbers: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(numbers, dtype=np.int64)
+
+
+def _addresses(tensors: list[Tensor]) -> np.ndarray:
+    return np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
+
+
+def _cache(cache: KVCache, biases: int) -> CacheTensors:
+    layers = _addresses(cache.layers)
+    tensors = CacheTensors(
+        layers.ctypes.data,
+        cache.filled.ctypes.data,
+        cache.exit_states.data_ptr(),
+        biases,
+        cache.filled.shape[1],
+        cache.capacity,
+        cache.layers[0].dtype == torch.bfloat16,
+    )
+    tensors.kept = layers
+    return tensors
+
+
+def _sources(sources: SourceCache) -> SourceTensors:
+    layers = _addresses(sources.layers)
+    tensors = SourceTensors(
+        layers.ctypes.data,
+        sources.filled.ctypes.data,
+        sources.lengths.ctypes.data,
+        sources.of_slot.ctypes.data,
+        sources.states.data_ptr(),
+        len(sources.of_slot),
+        sources.capacity,
+    )
+    tensors.kept = layers
+    return tensors

@@ -1,0 +1,389 @@
+#include "matrix.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <new>
+
+#include "simd.h"
+
+namespace early_exit {
+namespace {
+
+constexpr float SMALLEST = 1e-30f;  // instead of the scale 0 of zeros
+
+int up_to_multiple(int number, int of) { return (number + of - 1) / of * of; }
+
+int at_once(Kind kind) { return kind == Kind::INT4 ? GROUP : kind == Kind::INT8 ? 2 : 1; }
+
+float largest_magnitude(const float* values, int count) {
+  float most = 0;
+  for (int i = 0; i < count; i++) most = std::fabs(values[i]) > most ? std::fabs(values[i]) : most;
+  return most;
+}
+
+// Sums of `inputs` products of weights of at most `weight`, in 32 bits.
+int levels_for(int inputs, int weight) {
+  const double room = 2147483647.0 / ((double)weight * inputs);
+  return (int)(room < 8191 ? room : 8191);
+}
+
+void pack_floats(Matrix& matrix, const float* weights) {
+  const bool half = matrix.kind == Kind::BFLOAT16;
+  matrix.weights = zeros<char>((size_t)matrix.panels * matrix.inputs * PANEL * (half ? 2 : 4));
+  for (int output = 0; output < matrix.outputs; output++) {
+    for (int input = 0; input < matrix.inputs; input++) {
+      const size_t place = ((size_t)(output / PANEL) * matrix.inputs + input) * PANEL + output % PANEL;
+      const float weight = weights[(size_t)output * matrix.inputs + input];
+      if (half) {
+        from_float(weight, (uint16_t*)matrix.weights.get() + place);
+      } else {
+        ((float*)matrix.weights.get())[place] = weight;
+      }
+    }
+  }
+}
+
+// Pairs of inputs: [panel][pair][output][2].
+void pack_int8(Matrix& matrix, const float* weights) {
+  constexpr int LEVELS = 127;
+  matrix.levels = levels_for(matrix.padded_inputs, LEVELS);
+  matrix.weights = zeros<char>((size_t)matrix.panels * matrix.padded_inputs * PANEL);
+  int8_t* packed = (int8_t*)matrix.weights.get();
+  for (int output = 0; output < matrix.outputs; output++) {
+    const float* row = weights + (size_t)output * matrix.inputs;
+    const float most = largest_magnitude(row, matrix.inputs);
+    const float scale = (most > SMALLEST ? most : SMALLEST) / LEVELS;
+    matrix.scales[output] = scale;
+    int8_t* panel = packed + (size_t)(output / PANEL) * matrix.padded_inputs * PANEL;
+    for (int input = 0; input < matrix.inputs; input++) {
+      if (!std::isfinite(row[input])) {  // not an integer: told by the scale
+        matrix.scales[output] = std::numeric_limits<float>::quiet_NaN();
+        continue;
+      }
+      panel[(input / 2 * PANEL + output % PANEL) * 2 + input % 2] = (int8_t)std::lrint(row[input] / scale);
+    }
+  }
+}
+
+// The step between the levels −8 to 7 that rounds weights with the least squared error, of some.
+float best_step(const float* weights, int count) {
+  const float most = largest_magnitude(weights, count);
+  float best = SMALLEST, least = std::numeric_limits<float>::infinity();
+  for (int tenths = 60; tenths <= 80 && most > SMALLEST; tenths += 2) {
+    const float step = most / (tenths / 10.f);
+    float error = 0;
+    for (int i = 0; i < count; i++) {
+      float level = std::nearbyint(weights[i] / step);
+      level = level < -8 ? -8 : level > 7 ? 7 : level;
+      error += (weights[i] - level * step) * (weights[i] - level * step);
+    }
+    if (error < least) least = error, best = step;
+  }
+  return best;
+}
+
+// A weight is scale · group scale · (nibble − 8), with a group scale of 1 to 63.
+constexpr int GROUP_SCALES = 63, ZERO = 8;
+
+// Where a weight's nibble is: four inputs of a panel are 32 bytes, 16 words. Word w, nibble j is output
+// w / 2 + 8 · (j % 2), input w % 2 + 2 · (j / 2): a nibble of all words is a vector of pairs of inputs.
+void set_nibble(uint8_t* four_inputs, int output, int input, int value) {
+  const int word = 2 * (output % 8) + input % 2, nibble = output / 8 + 2 * (input / 2);
+  four_inputs[2 * word + nibble / 2] |= (uint8_t)(value << 4 * (nibble % 2));
+}
+
+void pack_int4(Matrix& matrix, const float* weights) {
+  const int groups = matrix.padded_inputs / GROUP;
+  matrix.levels = levels_for(matrix.padded_inputs, 8 * GROUP_SCALES);
+  matrix.weights = zeros<char>((size_t)matrix.panels * matrix.padded_inputs * PANEL / 2);
+  matrix.group_scales = zeros<int32_t>((size_t)matrix.panels * groups * PANEL);
+  uint8_t* packed = (uint8_t*)matrix.weights.get();
+  std::vector<float> group_steps(groups);
+  for (int output = 0; output < matrix.outputs; output++) {
+    const float* row = weights + (size_t)output * matrix.inputs;
+    float most = SMALLEST;
+    bool finite = true;
+    for (int group = 0; group < groups; group++) {
+      const int first = group * GROUP;
+      const int count = matrix.inputs - first < GROUP ? matrix.inputs - first : GROUP;
+      float step = SMALLEST;
+      for (int i = 0; i < count; i++) finite = finite && std::isfinite(row[first + i]);
+      if (finite) step = best_step(row + first, count);
+      group_steps[group] = step;
+      most = step > most ? step : most;
+    }
+    const float scale = most / GROUP_SCALES;
+    matrix.scales[output] = finite ? scale : std::numeric_limits<float>::quiet_NaN();
+    if (!finite) continue;
+    uint8_t* panel = packed + (size_t)(output / PANEL) * matrix.padded_inputs * PANEL / 2;
+    for (int group = 0; group < groups; group++) {
+      int factor = (int)std::lrint(group_steps[group] / scale);
+      factor = factor < 1 ? 1 : factor > GROUP_SCALES ? GROUP_SCALES : factor;
+      matrix.group_scales[((size_t)(output / PANEL) * groups + group) * PANEL + output % PANEL] = factor;
+      for (int input = group * GROUP; input < (group + 1) * GROUP && input < matrix.inputs; input++) {
+        int value = (int)std::lrint(row[input] / (scale * factor));
+        value = value < -8 ? -8 : value > 7 ? 7 : value;
+        set_nibble(panel + (size_t)(input / 4) * 2 * PANEL, output % PANEL, input % 4, value + ZERO);
+      }
+    }
+  }
+}
+
+// The largest magnitude of some values, not 0; false where one is not finite.
+bool magnitude(const float* values, int count, float* most) {
+  Floats highest = all(SMALLEST);
+  Ints bad = {};
+  for (int i = 0; i < count; i += WIDTH) {
+    Floats value = {};
+    memcpy(&value, values + i, std::min(WIDTH, count - i) * sizeof(float));
+    value = larger(value, -value);
+    highest = larger(value, highest);
+    bad |= ~(value <= all(std::numeric_limits<float>::max()));
+  }
+  *most = largest(highest);
+  for (int lane = 0; lane < WIDTH; lane++) {
+    if (bad[lane] != 0) return false;
+  }
+  return true;
+}
+
+template <int ITEMS, class Weight>
+void multiply_floats(const Matrix& matrix, const float* inputs, int panel, float (*results)[PANEL]) {
+  const Weight* weights = (const Weight*)matrix.weights.get() + (size_t)panel * matrix.inputs * PANEL;
+  Floats sums[ITEMS][2] = {};
+#pragma GCC unroll 4
+  for (int input = 0; input < matrix.inputs; input++) {
+    const Floats low = load(weights + (size_t)input * PANEL);
+    const Floats high = load(weights + (size_t)input * PANEL + WIDTH);
+    for (int item = 0; item < ITEMS; item++) {
+      const Floats value = all(inputs[(size_t)input * ITEMS + item]);
+      sums[item][0] = multiply_add(low, value, sums[item][0]);
+      sums[item][1] = multiply_add(high, value, sums[item][1]);
+    }
+  }
+  for (int item = 0; item < ITEMS; item++) {
+    store(results[item], sums[item][0]);
+    store(results[item] + WIDTH, sums[item][1]);
+  }
+}
+
+// Pairs of integers, by the pair's input of each item: sums[item][half] holds eight outputs.
+#if defined(__AVX2__)
+typedef __m256i Pairs;
+inline Pairs pair_of(const int16_t* inputs) {
+  int32_t both;
+  memcpy(&both, inputs, sizeof both);
+  return _mm256_set1_epi32(both);
+}
+inline Pairs weights_of(const int8_t* eight_outputs) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)eight_outputs));
+}
+inline void add_products(Ints& sum, Pairs weights, Pairs inputs) {
+  sum += (Ints)_mm256_madd_epi16(weights, inputs);
+}
+struct Nibbles {
+  Pairs of[4];
+  explicit Nibbles(const uint8_t* four_inputs) {
+    const __m256i words = _mm256_loadu_si256((const __m256i*)four_inputs), mask = _mm256_set1_epi16(15);
+    of[0] = _mm256_and_si256(words, mask);
+    of[1] = _mm256_and_si256(_mm256_srli_epi16(words, 4), mask);
+    of[2] = _mm256_and_si256(_mm256_srli_epi16(words, 8), mask);
+    of[3] = _mm256_srli_epi16(words, 12);
+  }
+};
+#else
+struct Pairs {
+  int16_t of[2 * WIDTH];
+};
+inline Pairs pair_of(const int16_t* inputs) {
+  Pairs pairs;
+  for (int i = 0; i < 2 * WIDTH; i++) pairs.of[i] = inputs[i % 2];
+  return pairs;
+}
+inline Pairs weights_of(const int8_t* eight_outputs) {
+  Pairs pairs;
+  for (int i = 0; i < 2 * WIDTH; i++) pairs.of[i] = eight_outputs[i];
+  return pairs;
+}
+inline void add_products(Ints& sum, const Pairs& weights, const Pairs& inputs) {
+  for (int i = 0; i < WIDTH; i++) {
+    sum[i] += weights.of[2 * i] * inputs.of[2 * i] + weights.of[2 * i + 1] * inputs.of[2 * i + 1];
+  }
+}
+struct Nibbles {
+  Pairs of[4];
+  explicit Nibbles(const uint8_t* four_inputs) {
+    for (int word = 0; word < 2 * WIDTH; word++) {
+      const int both = four_inputs[2 * word] | four_inputs[2 * word + 1] << 8;
+      for (int nibble = 0; nibble < 4; nibble++) of[nibble].of[word] = (int16_t)(both >> 4 * nibble & 15);
+    }
+  }
+};
+#endif
+
+inline Floats as_floats(Ints values) { return __builtin_convertvector(values, Floats); }
+
+inline void scale(const Matrix& matrix, int panel, float factor, const Ints* sums, float* results) {
+  for (int half = 0; half < 2; half++) {
+    const Floats scales = load(matrix.scales.data() + (size_t)panel * PANEL + half * WIDTH);
+    store(results + half * WIDTH, as_floats(sums[half]) * (scales * factor));
+  }
+}
+
+template <int ITEMS>
+void multiply_int8(const Matrix& matrix, const int16_t* inputs, const float* factors, int panel,
+                   float (*results)[PANEL]) {
+  const int width = matrix.padded_inputs;
+  const int8_t* weights = (const int8_t*)matrix.weights.get() + (size_t)panel * width * PANEL;
+  Ints sums[ITEMS][2] = {};
+#pragma GCC unroll 4
+  for (int input = 0; input < width; input += 2) {
+    const Pairs low = weights_of(weights + (size_t)input * PANEL);
+    const Pairs high = weights_of(weights + (size_t)input * PANEL + 2 * WIDTH);
+    for (int item = 0; item < ITEMS; item++) {
+      const Pairs values = pair_of(inputs + (size_t)input * ITEMS + 2 * item);
+      add_products(sums[item][0], low, values);
+      add_products(sums[item][1], high, values);
+    }
+  }
+  for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
+}
+
+template <int ITEMS>
+void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* factors, const int32_t* group_sums,
+                   int panel, float (*results)[PANEL]) {
+  const int width = matrix.padded_inputs, groups = width / GROUP;
+  const uint8_t* weights = (const uint8_t*)matrix.weights.get() + (size_t)panel * width * PANEL / 2;
+  const int32_t* scales = matrix.group_scales.get() + (size_t)panel * groups * PANEL;
+  Ints sums[ITEMS][2] = {};
+  for (int group = 0; group < groups; group++) {
+    Ints part[ITEMS][2];
+    for (int item = 0; item < ITEMS; item++) {
+      part[item][0] = part[item][1] = Ints{} - ZERO * group_sums[item * groups + group];
+    }
+    for (int input = group * GROUP; input < (group + 1) * GROUP; input += 4) {
+      const Nibbles nibbles(weights + (size_t)input * PANEL / 2);
+      for (int item = 0; item < ITEMS; item++) {
+        const int16_t* own = inputs + (size_t)input * ITEMS + 2 * item;
+        const Pairs first = pair_of(own), second = pair_of(own + 2 * ITEMS);
+        add_products(part[item][0], nibbles.of[0], first);
+        add_products(part[item][1], nibbles.of[1], first);
+        add_products(part[item][0], nibbles.of[2], second);
+        add_products(part[item][1], nibbles.of[3], second);
+      }
+    }
+    Ints own_scales[2];
+    memcpy(own_scales, scales + (size_t)group * PANEL, sizeof own_scales);
+    for (int item = 0; item < ITEMS; item++) {
+      for (int half = 0; half < 2; half++) sums[item][half] += part[item][half] * own_scales[half];
+    }
+  }
+  for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
+}
+
+template <int ITEMS>
+void multiply_some(const Matrix& matrix, const Prepared& inputs, int first, int panel, float (*results)[PANEL]) {
+  const size_t place = (size_t)first * inputs.padded_inputs;
+  switch (matrix.kind) {
+    case Kind::FLOAT32:
+      return multiply_floats<ITEMS, float>(matrix, inputs.floats.data() + place, panel, results);
+    case Kind::BFLOAT16:
+      return multiply_floats<ITEMS, uint16_t>(matrix, inputs.floats.data() + place, panel, results);
+    case Kind::INT8:
+      return multiply_int8<ITEMS>(matrix, inputs.integers.data() + place, inputs.scales.data() + first, panel,
+                                  results);
+    case Kind::INT4:
+      return multiply_int4<ITEMS>(matrix, inputs.integers.data() + place, inputs.scales.data() + first,
+                                  inputs.group_sums.data() + place / GROUP, panel, results);
+  }
+}
+
+}  // namespace
+
+template <class Value>
+Memory<Value> zeros(size_t count) {
+  const size_t bytes = (count * sizeof(Value) + 63) / 64 * 64 + 64;
+  void* memory = std::aligned_alloc(64, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  memset(memory, 0, bytes);
+  return Memory<Value>((Value*)memory);
+}
+template Memory<char> zeros(size_t);
+template Memory<int32_t> zeros(size_t);
+
+Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
+    : kind(kind),
+      outputs(outputs),
+      inputs(inputs),
+      panels((outputs + PANEL - 1) / PANEL),
+      padded_inputs(up_to_multiple(inputs, at_once(kind))),
+      scales((size_t)panels * PANEL) {
+  if (kind == Kind::INT8) {
+    pack_int8(*this, values);
+  } else if (kind == Kind::INT4) {
+    pack_int4(*this, values);
+  } else {
+    pack_floats(*this, values);
+  }
+}
+
+double Matrix::bytes() const {
+  const double each = kind == Kind::FLOAT32 ? 4 : kind == Kind::BFLOAT16 ? 2 : kind == Kind::INT8 ? 1 : 0.5;
+  return each * panels * PANEL * padded_inputs + (kind == Kind::INT4 ? 4.0 * panels * PANEL * padded_inputs / GROUP : 0);
+}
+
+void Prepared::resize(const Matrix& matrix, int count) {
+  kind = matrix.kind;
+  items = count;
+  padded_inputs = matrix.padded_inputs;
+  const size_t size = (size_t)items * padded_inputs;
+  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) {
+    floats.resize(size);
+    return;
+  }
+  integers.resize(size);
+  scales.resize(items);
+  if (kind == Kind::INT4) group_sums.resize(size / GROUP);
+}
+
+void Prepared::set(const Matrix& matrix, int item, const float* values, float factor) {
+  const int width = padded_inputs, tile = item / TILE * TILE, together = std::min(TILE, items - tile);
+  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) {
+    float* own = floats.data() + (size_t)tile * width + item - tile;
+    for (int i = 0; i < width; i++) own[(size_t)i * together] = values[i] * factor;
+    return;
+  }
+  float most;
+  const bool finite = magnitude(values, matrix.inputs, &most);
+  scales[item] = finite ? most * factor / (float)matrix.levels : std::numeric_limits<float>::quiet_NaN();
+  const float step = finite ? (float)matrix.levels / most : 0;
+  int16_t* own = integers.data() + (size_t)tile * width + 2 * (item - tile);
+  const auto place = [&](int input) { return own + (size_t)(input / 2) * 2 * together + input % 2; };
+  static thread_local std::vector<int16_t> rounded;
+  rounded.assign(width, 0);
+  for (int i = 0; i < matrix.inputs; i++) {
+    const float value = finite ? values[i] * step : 0;  // infinity times 0 is no number
+    rounded[i] = (int16_t)(int32_t)(value + (value < 0 ? -0.5f : 0.5f));
+  }
+  for (int i = 0; i < width; i++) *place(i) = rounded[i];
+  if (kind != Kind::INT4) return;
+  for (int group = 0; group < width / GROUP; group++) {
+    int32_t total = 0;
+    for (int k = 0; k < GROUP; k++) total += rounded[group * GROUP + k];
+    group_sums[(size_t)item * (width / GROUP) + group] = total;
+  }
+}
+
+void multiply(const Matrix& matrix, const Prepared& inputs, int first_item, int panel, float (*results)[PANEL]) {
+  switch (std::min(TILE, inputs.items - first_item)) {
+    case 1: return multiply_some<1>(matrix, inputs, first_item, panel, results);
+    case 2: return multiply_some<2>(matrix, inputs, first_item, panel, results);
+    case 3: return multiply_some<3>(matrix, inputs, first_item, panel, results);
+    case 4: return multiply_some<4>(matrix, inputs, first_item, panel, results);
+    case 5: return multiply_some<5>(matrix, inputs, first_item, panel, results);
+    default: return multiply_some<TILE>(matrix, inputs, first_item, panel, results);
+  }
+}
+
+}  // namespace early_exit

@@ -1,0 +1,72 @@
+// Weight matrices, packed, and their products with the inputs of items.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "pool.h"
+
+namespace early_exit {
+
+// As in interface.py. Weights of INT8 and INT4 are integers, with a scale for each output; inputs of them are
+// rounded to integers too, with a scale for each item, so that sums are exact whatever their order.
+enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
+
+// Outputs are packed in panels of so many, whose weights of one input, or of two, lie side by side.
+constexpr int PANEL = 16;
+constexpr int GROUP = 32;  // inputs that share a scale in INT4
+
+struct FreeMemory {
+  void operator()(void* memory) const { free(memory); }
+};
+template <class Value>
+using Memory = std::unique_ptr<Value[], FreeMemory>;
+
+// Aligned, and zero.
+template <class Value>
+Memory<Value> zeros(size_t count);
+
+struct Matrix {
+  Kind kind = Kind::FLOAT32;
+  int outputs = 0, inputs = 0;
+  int panels = 0;         // of outputs, the last one filled up with zeros
+  int padded_inputs = 0;  // a multiple of what the kind takes at once
+  int levels = 0;         // largest magnitude of a rounded input: as many as sums have room for
+  Memory<char> weights;
+  std::vector<float> scales;       // [panels · PANEL]
+  Memory<int32_t> group_scales;  // INT4: [panels, padded_inputs / GROUP, PANEL]
+
+  Matrix() = default;
+  // weights: [outputs, inputs].
+  Matrix(Kind kind, const float* weights, int outputs, int inputs);
+  double bytes() const;  // that a product reads
+};
+
+constexpr int TILE = 6;  // items that are multiplied together: as many as registers have room for
+
+// Inputs of items as a kind of matrix takes them. Those of a tile lie side by side: [tiles][inputs][items of
+// the tile], of INT8 and INT4 in pairs, [tiles][pairs][items of the tile][2].
+struct Prepared {
+  Kind kind = Kind::FLOAT32;
+  int items = 0, padded_inputs = 0;
+  std::vector<float> floats;
+  std::vector<int16_t> integers;    // of INT8 and INT4
+  std::vector<float> scales;        // [items]
+  std::vector<int32_t> group_sums;  // INT4: [items, padded_inputs / GROUP]
+
+  void resize(const Matrix& matrix, int items);
+  // An item's inputs [matrix.inputs], times `factor`.
+  void set(const Matrix& matrix, int item, const float* values, float factor = 1);
+};
+
+// The results of the items of one tile for one panel: [items][PANEL].
+void multiply(const Matrix& matrix, const Prepared& inputs, int first_item, int panel, float (*results)[PANEL]);
+
+// Thousand multiplications, or what takes as long to read.
+inline double effort(const Matrix& matrix, int items) {
+  return 1e-3 * matrix.outputs * matrix.inputs * (items < 4 ? 1 : items / 4.0);
+}
+
+}  // namespace early_exit
