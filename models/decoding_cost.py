@@ -38,7 +38,7 @@ def _layer_weights(model) -> int:
 
 def _lm_head_bytes(model, setting: DecodingSetting, looks: np.ndarray) -> np.ndarray | float:
     """Of the LM head: for the token alone, or for every look of a measure that reads it."""
-    policy, size = setting.policy, PRECISIONS[setting.precision].weight_bytes
+    policy, size = setting.policy, PRECISIONS[setting.precision].head_bytes
     vocabulary, d_model = model.lm_head.weight.shape
     whole, screened = vocabulary * d_model * size, vocabulary * d_model * PRECISIONS["int8"].weight_bytes
     if policy.measure is None or not get_measure(policy.measure).reads_lm_head:

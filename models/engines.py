@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from early_exit.decoding.engine import Engine
 from early_exit.heads import HeadWeights, head_kind
-from early_exit.kernels.torch_kernels import TorchKernels
-from early_exit.linear import has_exact_int8, usable_precision
+from early_exit.kernels.choice import kernels_for
+from early_exit.kernels.interface import Kernels
+from early_exit.linear import has_native, usable_precision
 from early_exit.lm_head.screen import Screen
 from early_exit.policy import ExitPolicy
 from models.adapter import decoder_tensors
-from models.encoder import packed_encoder
+from models.encoder import engine_encoder
 from models.exit_heads import packed_head
 from models.readable import adapters_in_use, check_readable, weight_of
 
@@ -47,8 +48,8 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     held = _of_model(model)
     with held.lock:
         held.renew(model)
-        kernels = held.part(("kernels", precision), lambda: TorchKernels(decoder_tensors(model), precision))
-        encoder = held.part(("encoder", precision), lambda: packed_encoder(model, precision))
+        kernels = held.part(("kernels", precision), lambda: kernels_for(decoder_tensors(model), precision))
+        encoder = held.part(("encoder", precision), lambda: engine_encoder(model, precision))
         heads = {}
         if policy.measure is not None and head_kind(policy.measure) is not None:
             heads[policy.measure] = held.exit_head(model, policy.measure, kernels)
@@ -116,7 +117,7 @@ class _Held:
         if not torch.equal(numbers, self._numbers):
             self._parts, self._numbers = {}, numbers
 
-    def exit_head(self, model, name: str, kernels: TorchKernels) -> HeadWeights:
+    def exit_head(self, model, name: str, kernels: Kernels) -> HeadWeights:
         def make() -> HeadWeights:
             model.check_exit_heads(name)
             return packed_head(model.exit_heads[name], kernels.norm_floor, kernels.dtype, kernels.precision)
@@ -125,7 +126,7 @@ class _Held:
 
     def screen(self, model) -> Screen | None:
         """The model's LM head in float32, screened; None, with a warning, where the device has no kernel."""
-        if not has_exact_int8(model.device):
+        if not has_native(model.device):
             warnings.warn(f"no screened LM head on {model.device}: the whole head is computed", stacklevel=4)
             return None
         return self.part("screen", lambda: Screen(weight_of(model.lm_head)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from early_exit.decoding.kv_cache import KVCache, SourceCache
@@ -122,11 +123,17 @@ class Top:
 class Kernels(Protocol):
     """A decoder's arithmetic in one precision, on one device. Safe to use from several threads at once.
 
-    dtype: of keys and values. Layers count from 1 to `num_layers`; states are raw outputs of a layer.
+    dtype: of keys and values. norm_floor: √(d_model · ε) of the norms. fuses_top: whether
+    `top` writes no logits, and so costs less than they do. Layers count from 1; states are raw
+    outputs of a layer.
     """
 
     tensors: DecoderTensors
     precision: str
+    device: torch.device
+    dtype: torch.dtype
+    norm_floor: Tensor
+    fuses_top: bool
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         """[n] int64 → [n, d_model] float32."""
@@ -141,6 +148,9 @@ class Kernels(Protocol):
         earlier positions that lack them are made from the states these left with (`KVCache.exit_states`).
         An item's result does not depend on the other items.
         """
+
+    def head_inputs(self, states: Tensor) -> Tensor:
+        """What the rows of `tensors.head` are multiplied with for logits. [n, d_model] → the same."""
 
     def logits(self, states: Tensor) -> Tensor:
         """Of an exit. [n, d_model] → [n, vocabulary] float32."""

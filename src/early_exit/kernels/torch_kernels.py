@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import gelu, relu, scaled_dot_product_attention, silu
 
 from early_exit.decoding.kv_cache import KVCache, SourceCache, on_device, take
-from early_exit.kernels.interface import AttentionTensors, DecoderTensors, Items, LayerTensors
+from early_exit.kernels.interface import DecoderTensors, Items, LayerTensors, Top
 from early_exit.kernels.relative_bias import bias_by_distance
-from early_exit.linear import pack
+from early_exit.linear import Linear
 
 # Names as transformers' configurations have them.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -39,15 +39,20 @@ def normed(states: Tensor, floor: Tensor) -> Tensor:
 class TorchKernels:
     """`early_exit.kernels.interface.Kernels` on the device of the tensors it is given."""
 
+    fuses_top = False
+
     def __init__(self, tensors: DecoderTensors, precision: str):
-        """precision: of `early_exit.linear.PRECISIONS`."""
+        """precision: "float32" or "bfloat16"."""
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision {precision!r} of torch's kernels; allowed: float32, bfloat16")
         spec = tensors.spec
         self.tensors, self.precision = tensors, precision
         self.device = tensors.head.device
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon), device=self.device)
-        self._layers = [_Layer(layer, tensors, precision) for layer in tensors.layers]
-        self._head = pack(_after_norm(tensors.final_norm, tensors.head) * tensors.head_scale, precision)
+        self._layers = [_Layer(layer, tensors, self.dtype) for layer in tensors.layers]
+        head = _after_norm(tensors.final_norm, tensors.head) * tensors.head_scale
+        self._head = Linear(head.to(self.dtype))
         self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._biases = _Biases(tensors, self.dtype)
 
@@ -56,6 +61,12 @@ class TorchKernels:
 
     def logits(self, states: Tensor) -> Tensor:
         return self._head(normed(states, self.norm_floor)).float()
+
+    def top(self, states: Tensor) -> Top:
+        logits = self.logits(states)
+        largest = logits.softmax(-1).topk(min(2, logits.shape[1]), dim=-1).values  # [n, 2], or [n, 1]
+        response = largest[:, 0] - largest[:, 1:].sum(-1)
+        return Top(logits.argmax(-1).cpu().numpy(), response.cpu().numpy())
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
@@ -181,24 +192,19 @@ class _Biases:
 class _Layer:
     """One layer's packed products. `activation` is None where the product before it includes it."""
 
-    def __init__(self, layer: LayerTensors, tensors: DecoderTensors, precision: str):
+    def __init__(self, layer: LayerTensors, tensors: DecoderTensors, dtype: torch.dtype):
         own, cross, spec = layer.self_attention, layer.cross_attention, tensors.spec
         fused = spec.activation == "relu" and not spec.gated
-        self.queries_keys_values = pack(_after_norm(own.norm, own.queries, own.keys, own.values), precision)
-        self.keys_values = pack(_after_norm(own.norm, own.keys, own.values), precision)
-        self.self_output = pack(own.output, precision)
-        self.cross_queries = pack(_after_norm(cross.norm, cross.queries), precision)
-        self.cross_keys_values = pack(_keys_values(cross), precision)
-        self.cross_output = pack(cross.output, precision)
-        self.feed_forward_in = pack(
-            _after_norm(layer.feed_forward_norm, layer.feed_forward_in), precision, relu=fused
-        )
-        self.feed_forward_out = pack(layer.feed_forward_out, precision)
+        inner = _after_norm(layer.feed_forward_norm, layer.feed_forward_in)
+        self.queries_keys_values = Linear(_after_norm(own.norm, own.queries, own.keys, own.values).to(dtype))
+        self.keys_values = Linear(_after_norm(own.norm, own.keys, own.values).to(dtype))
+        self.self_output = Linear(own.output.to(dtype))
+        self.cross_queries = Linear(_after_norm(cross.norm, cross.queries).to(dtype))
+        self.cross_keys_values = Linear(torch.cat([cross.keys, cross.values]).to(dtype))
+        self.cross_output = Linear(cross.output.to(dtype))
+        self.feed_forward_in = Linear(inner.to(dtype), relu=fused)
+        self.feed_forward_out = Linear(layer.feed_forward_out.to(dtype))
         self.activation = None if fused else ACTIVATIONS[spec.activation]
-
-
-def _keys_values(attention: AttentionTensors) -> Tensor:
-    return torch.cat([attention.keys, attention.values])
 
 
 def _after_norm(norm: Tensor, *weights: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from early_exit.decoding.kv_cache import on_device
-from early_exit.kernels.interface import Items, Kernels
+from early_exit.kernels.interface import Items, Kernels, Top
 from early_exit.lm_head.scores import LogitsPart, Part
 
 
@@ -19,6 +19,7 @@ class Reading:
     def __init__(self, items: Items, states: Tensor, compute: Callable[["Reading"], Tensor]):
         self.items, self.states = items, states
         self.known: Tensor | None = None
+        self.top: Top | None = None  # where that was asked for instead
         self._compute = compute
 
     def logits(self) -> Tensor:
@@ -44,7 +45,10 @@ class FullHead:
 
     def response(self, reading: Reading, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """Bounds [n] of softmax response, where this head has them cheaper than from logits."""
-        return None
+        if not self._kernels.fuses_top:
+            return None
+        reading.top = self._kernels.top(reading.states)
+        return reading.top.response, reading.top.response
 
     def forget(self, slots: np.ndarray) -> None:
         """Other rows are in these slots now."""
@@ -55,15 +59,40 @@ class FullHead:
 
     def answers(self, reading: Reading) -> bool:
         """Whether `part` costs nothing more."""
-        return reading.known is not None
+        return reading.known is not None or reading.top is not None
 
     def part(self, reading: Reading, leaves: np.ndarray) -> Part:
         """What those of the items that leave, [n] bool, choose from."""
+        if reading.top is not None:
+            return TopPart(reading.top.tokens[leaves], chosen(reading.states, leaves), self._kernels.logits)
         return LogitsPart(chosen(reading.logits(), leaves))
 
     def unasked(self, states: Tensor) -> Part:
         """What items choose from that left without a question to the head; states: [n, d_model]."""
+        if self._kernels.fuses_top:
+            return TopPart(None, states, self._kernels.logits, self._kernels.top)
         return LogitsPart(self._kernels.logits(states))
+
+
+class TopPart:
+    """The likeliest tokens [n], known or found when they are asked for; logits are computed for whoever wants
+    them."""
+
+    def __init__(
+        self,
+        tokens: np.ndarray | None,
+        states: Tensor,
+        logits: Callable[[Tensor], Tensor],
+        top: Callable[[Tensor], Top] | None = None,
+    ):
+        """states: what `logits` and `top` take."""
+        self._tokens, self._states, self._logits, self._top = tokens, states, logits, top
+
+    def tokens(self) -> np.ndarray:
+        return self._top(self._states).tokens if self._tokens is None else self._tokens
+
+    def logits(self) -> Tensor:
+        return self._logits(self._states)
 
 
 def chosen(tensor: Tensor, mask: np.ndarray) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import softmax_response
-from early_exit.linear import Int8Product, Linear, pack, rounded_to_int8
+from early_exit.kernels.native.matrix import NativeMatrix, rounded_to_int8
 
 # Logits within so much of the largest are computed again, or within half, a quarter … of it where these are
 # more than _MOST_CANDIDATES.
@@ -48,11 +48,11 @@ class Screened:
 
 
 class Screen:
-    """An LM head [vocabulary, d_model] in float32, with its int8 copy. On a CPU; see `has_exact_int8`."""
+    """An LM head [vocabulary, d_model] in float32, with its int8 copy, for the compiled kernels."""
 
     def __init__(self, weight: Tensor):
         self._weight = weight.detach().float().contiguous()
-        self._coarse = Int8Product(self._weight)
+        self._coarse = NativeMatrix(self._weight, "int8")
         rounded = rounded_to_int8(self._weight)
         error = self._weight - rounded
         # A hair more, for what these norms are themselves rounded by.
@@ -62,9 +62,9 @@ class Screen:
         self._error_norm = _spectral_norm(error)
 
     @cached_property
-    def full(self) -> Linear:
+    def full(self) -> NativeMatrix:
         """The whole head in float32, [rows, d_model] → [rows, vocabulary]; packed when it is first used."""
-        return pack(self._weight, "float32")
+        return NativeMatrix(self._weight, "float32")
 
     def tokens(self, states: Tensor) -> Screened:
         """The likeliest token of each state [rows, d_model]."""
@@ -103,7 +103,8 @@ class Screen:
     def _screen(self, states: Tensor, rows: np.ndarray, limits, sharp: bool, result: Screened) -> np.ndarray:
         """Tries to settle some rows. Returns those left open."""
         some = states if len(rows) == len(states) else states[torch.from_numpy(rows)]
-        logits, roundings = self._coarse_logits(some, parts=2 if sharp else 1)
+        coarse, errors = self._coarse.with_errors(some)
+        logits, roundings = coarse.numpy(), errors.tolist()
         norms = np.sqrt(np.square(some.numpy()).sum(axis=1)).tolist()
         left = []
         for place, row in enumerate(rows.tolist()):
@@ -114,24 +115,6 @@ class Screen:
             else:
                 result.tokens[row], result.low[row], result.high[row], result.candidates[row] = known
         return np.array(left, dtype=np.int64)
-
-    def _coarse_logits(self, states: Tensor, parts: int) -> tuple[np.ndarray, list[float]]:
-        """Logits [n, vocabulary] of the rounded head for states rounded to one or two int8 parts, and ‖x − x̂‖
-        of each state."""
-        levels, states = self._coarse.levels, states.numpy()
-        unit = np.abs(states).max(axis=1, keepdims=True).clip(min=1e-30) / levels  # [n, 1], of integers
-        scaled = states / unit
-        first = np.rint(scaled)
-        rest = scaled - first  # in [−½, ½]
-        if parts == 1:
-            logits = self._coarse(torch.from_numpy(first)).numpy()
-        else:
-            second = np.rint(rest * (2 * levels))
-            rest -= second / (2 * levels)
-            both = self._coarse(torch.from_numpy(np.concatenate([first, second]))).numpy()
-            logits = both[: len(states)] + both[len(states) :] / (2 * levels)
-        logits *= unit
-        return logits, (np.sqrt(np.square(rest).sum(axis=1)) * unit[:, 0]).tolist()
 
     def _settle(
         self,

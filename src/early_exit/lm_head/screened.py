@@ -3,9 +3,8 @@
 import numpy as np
 from torch import Tensor
 
-from early_exit.kernels.interface import Items
-from early_exit.kernels.torch_kernels import TorchKernels
-from early_exit.lm_head.full import FullHead, Reading, chosen
+from early_exit.kernels.interface import Items, Kernels
+from early_exit.lm_head.full import FullHead, Reading, TopPart, chosen
 from early_exit.lm_head.scores import Part
 from early_exit.lm_head.screen import Screen, Screened
 
@@ -13,7 +12,7 @@ from early_exit.lm_head.screen import Screen, Screened
 class ScreenedHead(FullHead):
     """Answers from `early_exit.lm_head.screen`; counts how often it was asked, and what that took."""
 
-    def __init__(self, kernels: TorchKernels, screen: Screen):
+    def __init__(self, kernels: Kernels, screen: Screen):
         super().__init__(kernels)
         self._screen = screen
         self._answer: tuple[Reading, Screened] | None = None  # of the last reading
@@ -34,27 +33,14 @@ class ScreenedHead(FullHead):
     def part(self, reading: Reading, leaves: np.ndarray) -> Part:
         if self._answer is None or self._answer[0] is not reading:
             return super().part(reading, leaves)
-        return _Found(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen)
+        return TopPart(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen.full)
 
     def unasked(self, states: Tensor) -> Part:
         inputs = self._kernels.head_inputs(states)
-        return _Found(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen)
+        return TopPart(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen.full)
 
     def _counted(self, answer: Screened) -> Screened:
         self.counts["asked"] += len(answer.tokens)
         self.counts["candidates"] += int(answer.candidates[~answer.fell_back].sum())
         self.counts["fell_back"] += int(answer.fell_back.sum())
         return answer
-
-
-class _Found:
-    """Tokens that the screen found, and the head's inputs, for whoever wants logits."""
-
-    def __init__(self, tokens: np.ndarray, inputs: Tensor, screen: Screen):
-        self._tokens, self._inputs, self._screen = tokens, inputs, screen
-
-    def tokens(self) -> np.ndarray:
-        return self._tokens
-
-    def logits(self) -> Tensor:
-        return self._screen.full(self._inputs)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from early_exit.decoding.kv_cache import on_device
-from early_exit.kernels.interface import Items
-from early_exit.kernels.torch_kernels import TorchKernels
+from early_exit.kernels.interface import Items, Kernels
 from early_exit.lm_head.full import FullHead, Reading, chosen
 from early_exit.lm_head.scores import LogitsPart, Part
 
@@ -21,7 +20,7 @@ class TopKHead(FullHead):
     """The whole head at the first layer that a token is asked about; deeper layers choose their token, and
     softmax response its confidence, among the K likeliest of that layer."""
 
-    def __init__(self, kernels: TorchKernels, top_k: int, slots: int):
+    def __init__(self, kernels: Kernels, top_k: int, slots: int):
         super().__init__(kernels)
         self._top_k, self._vocabulary = top_k, len(kernels.tensors.head)
         self._ids = torch.zeros(slots, top_k, dtype=torch.int64, device=kernels.device)
@@ -37,6 +36,9 @@ class TopKHead(FullHead):
         ids = reading.logits().topk(self._top_k, sorted=False).indices
         self._ids[on_device(items.slots, ids.device)] = ids
         return reading
+
+    def response(self, reading: Reading, limits: np.ndarray) -> None:
+        """The measure takes it from the logits of the K tokens."""
 
     def forget(self, slots: np.ndarray) -> None:
         self._proposed_at[slots] = -1
@@ -62,7 +64,7 @@ class TopKHead(FullHead):
         ids = self._ids[on_device(reading.items.slots, states.device)]  # [n, K]
         if self._top_k == self._vocabulary:
             return kernels.logits(states)
-        cheap_head = kernels.precision == "int8"  # its products cost less than gathering rows
+        cheap_head = kernels.precision in ("int8", "int4")  # its products cost less than gathering rows
         if cheap_head or ids.numel() > _GATHER_BELOW * self._vocabulary:
             return kernels.logits(states).gather(1, ids)
         rows = kernels.tensors.head[ids].to(kernels.dtype)  # [n, K, d_model]
@@ -88,7 +90,7 @@ class Kept:
     """A call that gives of how many choices the whole head's likeliest token was among the K, and how many
     choices there were. It computes the whole head for all of them, and so does pickling."""
 
-    def __init__(self, kernels: TorchKernels):
+    def __init__(self, kernels: Kernels):
         self._kernels = kernels
         self._choices: list[tuple[Tensor, np.ndarray]] = []
         self._counts = (0, 0)

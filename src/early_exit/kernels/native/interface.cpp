@@ -85,6 +85,32 @@ int ee_top(const Decoder* decoder, int threads, const float* states, int items, 
   });
 }
 
+Matrix* ee_matrix(int kind, const float* weights, int outputs, int inputs) {
+  try {
+    return new Matrix((Kind)kind, weights, outputs, inputs);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void ee_free_matrix(Matrix* matrix) { delete matrix; }
+
+// inputs: [items, inputs]; results: [items, outputs]. errors: [items], the length of what rounding the inputs
+// has left out; or null.
+int ee_multiply(const Matrix* matrix, int threads, const float* inputs, int items, float* results, float* errors) {
+  return guarded([&] {
+    Team team(threads);
+    Prepared& prepared = scratch().inputs;
+    prepare(team, prepared, *matrix, inputs, items);
+    const Product product{matrix, {results, (size_t)matrix->outputs}};
+    multiply_all(team, prepared, &product, 1);
+    for (int item = 0; errors != nullptr && item < items; item++) {
+      errors[item] = prepared.rounding_error(*matrix, item, inputs + (size_t)item * matrix->inputs);
+    }
+    return OK;
+  });
+}
+
 Encoder* ee_encoder(const Sizes* sizes, int layers, const float* final_norm) {
   try {
     Encoder* encoder = new Encoder;

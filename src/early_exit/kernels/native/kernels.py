@@ -31,6 +31,8 @@ class NativeKernels:
     the weights' types: inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale
     for each item. The LM head of an int4 decoder is in int8."""
 
+    fuses_top = True
+
     def __init__(self, tensors: DecoderTensors, precision: str):
         spec = tensors.spec
         self.tensors, self.precision = tensors, precision

@@ -97,7 +97,7 @@ void pack_int4(Matrix& matrix, const float* weights) {
   const int groups = matrix.padded_inputs / GROUP;
   matrix.levels = levels_for(matrix.padded_inputs, 8 * GROUP_SCALES);
   matrix.weights = zeros<char>((size_t)matrix.panels * matrix.padded_inputs * PANEL / 2);
-  matrix.group_scales = zeros<int32_t>((size_t)matrix.panels * groups * PANEL);
+  matrix.group_scales = zeros<uint8_t>((size_t)matrix.panels * groups * PANEL);
   uint8_t* packed = (uint8_t*)matrix.weights.get();
   std::vector<float> group_steps(groups);
   for (int output = 0; output < matrix.outputs; output++) {
@@ -120,7 +120,7 @@ void pack_int4(Matrix& matrix, const float* weights) {
     for (int group = 0; group < groups; group++) {
       int factor = (int)std::lrint(group_steps[group] / scale);
       factor = factor < 1 ? 1 : factor > GROUP_SCALES ? GROUP_SCALES : factor;
-      matrix.group_scales[((size_t)(output / PANEL) * groups + group) * PANEL + output % PANEL] = factor;
+      matrix.group_scales[((size_t)(output / PANEL) * groups + group) * PANEL + output % PANEL] = (uint8_t)factor;
       for (int input = group * GROUP; input < (group + 1) * GROUP && input < matrix.inputs; input++) {
         int value = (int)std::lrint(row[input] / (scale * factor));
         value = value < -8 ? -8 : value > 7 ? 7 : value;
@@ -255,7 +255,7 @@ void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* fac
                    int panel, float (*results)[PANEL]) {
   const int width = matrix.padded_inputs, groups = width / GROUP;
   const uint8_t* weights = (const uint8_t*)matrix.weights.get() + (size_t)panel * width * PANEL / 2;
-  const int32_t* scales = matrix.group_scales.get() + (size_t)panel * groups * PANEL;
+  const uint8_t* scales = matrix.group_scales.get() + (size_t)panel * groups * PANEL;
   Ints sums[ITEMS][2] = {};
   for (int group = 0; group < groups; group++) {
     Ints part[ITEMS][2];
@@ -273,8 +273,9 @@ void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* fac
         add_products(part[item][1], nibbles.of[3], second);
       }
     }
-    Ints own_scales[2];
-    memcpy(own_scales, scales + (size_t)group * PANEL, sizeof own_scales);
+    Bytes bytes[2];
+    memcpy(bytes, scales + (size_t)group * PANEL, sizeof bytes);
+    const Ints own_scales[] = {__builtin_convertvector(bytes[0], Ints), __builtin_convertvector(bytes[1], Ints)};
     for (int item = 0; item < ITEMS; item++) {
       for (int half = 0; half < 2; half++) sums[item][half] += part[item][half] * own_scales[half];
     }
@@ -310,7 +311,7 @@ Memory<Value> zeros(size_t count) {
   return Memory<Value>((Value*)memory);
 }
 template Memory<char> zeros(size_t);
-template Memory<int32_t> zeros(size_t);
+template Memory<uint8_t> zeros(size_t);
 
 Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
     : kind(kind),
@@ -330,7 +331,7 @@ Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
 
 double Matrix::bytes() const {
   const double each = kind == Kind::FLOAT32 ? 4 : kind == Kind::BFLOAT16 ? 2 : kind == Kind::INT8 ? 1 : 0.5;
-  return each * panels * PANEL * padded_inputs + (kind == Kind::INT4 ? 4.0 * panels * PANEL * padded_inputs / GROUP : 0);
+  return each * panels * PANEL * padded_inputs + (kind == Kind::INT4 ? 1.0 * panels * PANEL * padded_inputs / GROUP : 0);
 }
 
 void Prepared::resize(const Matrix& matrix, int count) {
@@ -373,6 +374,18 @@ void Prepared::set(const Matrix& matrix, int item, const float* values, float fa
     for (int k = 0; k < GROUP; k++) total += rounded[group * GROUP + k];
     group_sums[(size_t)item * (width / GROUP) + group] = total;
   }
+}
+
+float Prepared::rounding_error(const Matrix& matrix, int item, const float* values) const {
+  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) return 0;
+  const int tile = item / TILE * TILE, together = std::min(TILE, items - tile);
+  const int16_t* own = integers.data() + (size_t)tile * padded_inputs + 2 * (item - tile);
+  double total = 0;
+  for (int i = 0; i < matrix.inputs; i++) {
+    const double rounded = (double)own[(size_t)(i / 2) * 2 * together + i % 2] * scales[item];
+    total += (values[i] - rounded) * (values[i] - rounded);
+  }
+  return (float)std::sqrt(total);
 }
 
 void multiply(const Matrix& matrix, const Prepared& inputs, int first_item, int panel, float (*results)[PANEL]) {

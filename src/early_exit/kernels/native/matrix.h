@@ -36,7 +36,7 @@ struct Matrix {
   int levels = 0;         // largest magnitude of a rounded input: as many as sums have room for
   Memory<char> weights;
   std::vector<float> scales;       // [panels · PANEL]
-  Memory<int32_t> group_scales;  // INT4: [panels, padded_inputs / GROUP, PANEL]
+  Memory<uint8_t> group_scales;    // INT4: [panels, padded_inputs / GROUP, PANEL]
 
   Matrix() = default;
   // weights: [outputs, inputs].
@@ -59,6 +59,8 @@ struct Prepared {
   void resize(const Matrix& matrix, int items);
   // An item's inputs [matrix.inputs], times `factor`.
   void set(const Matrix& matrix, int item, const float* values, float factor = 1);
+  // ‖x − x̂‖, of an item's inputs and what they were rounded to.
+  float rounding_error(const Matrix& matrix, int item, const float* values) const;
 };
 
 // The results of the items of one tile for one panel: [items][PANEL].

@@ -2,7 +2,9 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -11,6 +13,7 @@ namespace early_exit {
 namespace {
 
 constexpr int SPINS = 4000;  // a helper looks so often for a new phase before it sleeps: some 100 µs
+constexpr auto SHORT_REST = std::chrono::milliseconds(20), LONG_REST = std::chrono::milliseconds(320);
 constexpr int MOST_CHUNKS = 0xffff;
 
 inline void relax() {
@@ -41,6 +44,15 @@ struct Pool {
   std::atomic<void (*)(const void*, int)> call{nullptr};
   std::atomic<const void*> what{nullptr};
   int helpers = 0;
+  // Read and written by whoever has `in_use`. A helper that was put aside within a chunk has been waited for:
+  // the machine is busy with something else. Calls then run alone for a while, twice as long each time.
+  std::chrono::steady_clock::time_point alone_until{};
+  std::chrono::milliseconds rest = SHORT_REST;
+
+  void disturbed() {
+    alone_until = std::chrono::steady_clock::now() + rest;
+    rest = std::min(2 * rest, LONG_REST);
+  }
 
   // Does a chunk of the phase under way. False where all are claimed.
   bool claim() {
@@ -102,6 +114,12 @@ Team::Team(int threads) : threads_(threads) {
     threads_ = 1;
     return;
   }
+  const auto now = std::chrono::steady_clock::now();
+  if (now < pool->alone_until) {
+    threads_ = 1;
+    return;
+  }
+  if (now > pool->alone_until + 4 * pool->rest) pool->rest = SHORT_REST;
   while (pool->helpers < threads_ - 1) pool->start(pool->helpers++);
   pool->wanted.store(threads_ - 1);
 }
@@ -134,9 +152,14 @@ void Team::share(int chunks, Call call, const void* what) {
     }
     while (pool->claim()) {
     }
-    for (int spins = 0; pool->done.load(std::memory_order_acquire) < count; spins++) {
+    int spins = 0;
+    for (; pool->done.load(std::memory_order_acquire) < count; spins++) {
       relax();
       if (spins > SPINS) std::this_thread::yield();  // whoever has the last chunk may want this core
+    }
+    if (spins > SPINS) {
+      pool->disturbed();
+      threads_ = 1;
     }
   }
 }

@@ -14,6 +14,7 @@ namespace early_exit {
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
+typedef uint8_t Bytes __attribute__((vector_size(8)));
 constexpr int WIDTH = 8;
 
 inline Floats load(const float* from) {
