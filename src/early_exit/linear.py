@@ -13,8 +13,8 @@ from early_exit.kernels.native.matrix import NativeMatrix
 
 @dataclass(frozen=True)
 class Precision:
-    """What products are computed in. weight_bytes: a weight's size in memory, which decoding reads; head_bytes:
-    one of the LM head's. native: whether the compiled kernels alone have it."""
+    """What products are computed in. weight_bytes: a weight's size in memory, which decoding reads;
+    head_bytes: one of the LM head's. native: whether the compiled kernels alone have it."""
 
     weight_bytes: float
     head_bytes: int
@@ -43,12 +43,14 @@ def usable_precision(precision: str, device: torch.device) -> str:
 
 
 def has_native(device: torch.device | str) -> bool:
-    """Whether the compiled kernels run on a device; with a warning where they could but cannot be compiled."""
+    """Whether the compiled kernels run on a device; with a warning where they could but cannot be
+    compiled."""
     return torch.device(device).type == "cpu" and native_library() is not None
 
 
 def pack(weight: Tensor, precision: str, relu: bool = False) -> "Linear":
-    """The product with `weight` [out, in], in a precision of `PRECISIONS`, followed by max(0, ·) if `relu`."""
+    """The product with `weight` [out, in], in a precision of `PRECISIONS`, followed by max(0, ·) if
+    `relu`."""
     if has_native(weight.device):
         return NativeLinear(weight, precision, relu)
     return Linear(weight.detach().to(torch.bfloat16 if precision == "bfloat16" else torch.float32), relu)

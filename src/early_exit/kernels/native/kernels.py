@@ -81,9 +81,7 @@ class NativeKernels:
         logits = states.new_empty(len(states), len(self.tensors.head))
         threads = torch.get_num_threads()
         check(
-            self._library.ee_logits(
-                self._decoder, threads, states.data_ptr(), len(states), logits.data_ptr()
-            )
+            self._library.ee_logits(self._decoder, threads, states.data_ptr(), len(states), logits.data_ptr())
         )
         return logits
 
@@ -139,7 +137,9 @@ class Biases:
             biases = []
             for table in self._tables:
                 if table is not None and id(table) not in known:
-                    bias = bias_by_distance(table.float().cpu(), self._spec.max_distance, self._spec.causal, longest)
+                    bias = bias_by_distance(
+                        table.float().cpu(), self._spec.max_distance, self._spec.causal, longest
+                    )
                     known[id(table)] = (bias.flip(1) if self._spec.causal else bias).contiguous()
                 biases.append(None if table is None else known[id(table)])
             addresses = np.array([0 if bias is None else bias.data_ptr() for bias in biases], np.uint64)

@@ -63,7 +63,8 @@ _FUNCTIONS = {
     "ee_set_head": (c_int, [c_void_p, c_int, c_void_p, c_int, c_int]),
     "ee_run": (
         c_int,
-        [c_void_p, c_int, POINTER(ItemArrays), c_void_p, c_int, c_int, POINTER(CacheTensors), POINTER(SourceTensors)],
+        [c_void_p, c_int, POINTER(ItemArrays), c_void_p, c_int, c_int,
+         POINTER(CacheTensors), POINTER(SourceTensors)],
     ),
     "ee_logits": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ee_top": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
