@@ -9,7 +9,7 @@ loop does not name away from the encoder, `attention_mask` included. The model's
 in `**model_kwargs`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from early_exit.decoding.engine import Prompt
 from early_exit.decoding.reference import decode_reference
+from early_exit.decoding.results import Drafting
 from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
@@ -37,8 +38,8 @@ class EarlyExitOutput(ModelOutput):
     sequences: [rows, length] int64, prefix first, padded. exit_layers: [rows, new tokens] int64, the
     decoder layers that each new token ran, 0 for padding. confidences: the same shape, float32, at the
     exit; NaN for padding and where no exit was tried. max_stay_confidence, min_exit_confidence: [rows]
-    float32, and screen
-    and kept: see `early_exit.decoding.results.DecodedBatch`; None from reference decoding.
+    float32, and screen,
+    kept and drafting: see `early_exit.decoding.results.DecodedBatch`; None from reference decoding.
     """
 
     sequences: Tensor | None = None
@@ -48,6 +49,7 @@ class EarlyExitOutput(ModelOutput):
     min_exit_confidence: Tensor | None = None
     screen: dict[str, int] | None = None
     kept: Callable[[], tuple[int, int]] | None = None
+    drafting: list[Drafting] | None = None
 
 
 def early_exit_generate(
@@ -74,29 +76,10 @@ def early_exit_generate(
     refuse_unserved(generation_config, model_kwargs)
     rows, prefix_length = input_ids.shape
     max_new_tokens = generation_config.max_length - prefix_length
-    sequences = input_ids.new_full((rows, generation_config.max_length), _padding(generation_config))
-    sequences[:, :prefix_length] = input_ids
-    processes = bool(len(logits_processor)) or generation_config.do_sample
-
-    def choose(active: np.ndarray, lengths: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
-        length = int(lengths[0])  # rows are in step
-        places = torch.from_numpy(active).to(sequences.device)
-        if processes:
-            # Processors may belong to a place in the batch, and draws to a row: they see all of it.
-            logits = scores.logits()
-            everyone = logits.new_zeros(rows, logits.shape[1], dtype=torch.float32)
-            everyone[places] = logits
-            processed = logits_processor(sequences[:, :length], everyone)
-            tokens = _choose(processed, generation_config)[places]
-        else:
-            tokens = torch.from_numpy(scores.tokens()).to(sequences.device)
-        sequences[places, length] = tokens
-        if streamer is not None:
-            streamer.put(sequences[:, length].cpu())
-        ends = stopping_criteria(sequences[:, : length + 1], None)[places]
-        return tokens.cpu().numpy(), ends.cpu().numpy()
-
     policy = exit_policy or ExitPolicy()
+    drafts = policy.verify not in (None, "parallel")
+    choose = Choice(input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
+    _refuse_for_drafts(policy, generation_config, streamer, rows)
     held = engine_for(model, policy, precision_of(model, engine_precision))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
     prompts = [
@@ -105,10 +88,10 @@ def early_exit_generate(
     ]
     with torch.autocast(source.device.type, enabled=False):
         decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens)
+    sequences = choose.sequences[:, : prefix_length + decoded.exit_layers.shape[1]]
+    sequences[:, prefix_length:][decoded.exit_layers == 0] = _padding(generation_config)  # dropped drafts
     if streamer is not None:
         streamer.end()
-    length = prefix_length + decoded.exit_layers.shape[1]
-    sequences = sequences[:, :length]
     if not generation_config.return_dict_in_generate:
         return sequences
     return EarlyExitOutput(
@@ -119,7 +102,86 @@ def early_exit_generate(
         min_exit_confidence=decoded.min_exit_confidence,
         screen=decoded.screen,
         kept=decoded.kept,
+        drafting=decoded.drafting,
     )
+
+
+class Choice:
+    """The choice of tokens as `generate` makes it, for the engine.
+
+    sequences: [rows, max_length] int64, the texts so far.
+    """
+
+    def __init__(self, input_ids: Tensor, processors, criteria, config: GenerationConfig, streamer, drafts: bool):
+        """drafts: whether tokens may be chosen anew; the streamer then gets those that are `settled`."""
+        rows, prefix_length = input_ids.shape
+        self.sequences = input_ids.new_full((rows, config.max_length), _padding(config))
+        self.sequences[:, :prefix_length] = input_ids
+        self._processors, self._criteria, self._config, self._streamer = processors, criteria, config, streamer
+        self._drafts, self._streamed = drafts, prefix_length
+        self._processes = bool(len(processors)) or config.do_sample
+
+    def __call__(self, rows: np.ndarray, lengths: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+        """See `early_exit.decoding.exits.Choose`."""
+        places = torch.from_numpy(rows).to(self.sequences.device)
+        if self._processes:
+            tokens = torch.empty_like(places)
+            for some, everyone in self._processed(places, lengths, scores.logits()):
+                tokens[some] = _choose(everyone, self._config)[places[some]]
+        else:
+            tokens = torch.from_numpy(scores.tokens()).to(self.sequences.device)
+        self.sequences[places, torch.from_numpy(lengths).to(self.sequences.device)] = tokens
+        if self._streamer is not None and not self._drafts:
+            self._streamer.put(self.sequences[:, int(lengths[0])].cpu())
+        ends = np.zeros(len(rows), dtype=bool)
+        for length, some in _by_length(lengths):
+            ended = self._criteria(self.sequences[:, : length + 1], None)
+            ends[some] = ended[places[some]].cpu().numpy()
+        return tokens.cpu().numpy(), ends
+
+    def processed(self, rows: np.ndarray, lengths: np.ndarray, scores: Scores) -> Tensor:
+        """The logits [n, vocabulary] that a choice is made from."""
+        logits = scores.logits()
+        if not self._processes:
+            return logits
+        result, places = torch.empty_like(logits, dtype=torch.float32), torch.from_numpy(rows).to(logits.device)
+        for some, everyone in self._processed(places, lengths, logits):
+            result[some] = everyone[places[some]]
+        return result
+
+    def settled(self, row: int, length: int) -> None:
+        """What the first `length` tokens of a text are is final."""
+        if self._streamer is not None:
+            for token in self.sequences[row, self._streamed : length].cpu():
+                self._streamer.put(token[None])
+            self._streamed = length
+
+    def _processed(
+        self, places: Tensor, lengths: np.ndarray, logits: Tensor
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Processed logits of the whole batch [rows, vocabulary], once for the rows [n] of each length.
+        Processors may belong to a place in the batch, and draws to a row: they see all of it."""
+        for length, some in _by_length(lengths):
+            everyone = logits.new_zeros(len(self.sequences), logits.shape[1], dtype=torch.float32)
+            everyone[places[some]] = logits[some].float()
+            yield some, self._processors(self.sequences[:, :length], everyone)
+
+
+def _by_length(lengths: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """The different lengths, and where each is."""
+    first = int(lengths[0])
+    if (lengths == first).all():
+        return [(first, np.arange(len(lengths)))]
+    return [(int(length), (lengths == length).nonzero()[0]) for length in np.unique(lengths)]
+
+
+def _refuse_for_drafts(policy: ExitPolicy, config: GenerationConfig, streamer, rows: int) -> None:
+    if policy.verify is None:
+        return
+    if config.do_sample:
+        raise ValueError(f"drafts (verify={policy.verify!r}) are decoded greedily, got do_sample=True")
+    if streamer is not None and rows > 1:
+        raise ValueError(f"drafts (verify={policy.verify!r}) stream one row, got {rows}")
 
 
 def reference_generate(

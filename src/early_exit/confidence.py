@@ -43,13 +43,15 @@ class Measure:
 
     confidence: of a `LayerView`, [rows] float32 in [0, 1], the range that thresholds have. What it asks of
     the view: reads_lm_head, the exit's logits (its cost: the LM head at every exit tried); needs_exit_head,
-    a trained head; needs_full_depth, full depth's token, so that it serves evaluation only.
+    a trained head; needs_full_depth, full depth's token, so that it serves evaluation only; reads_previous,
+    the states before the layer.
     """
 
     confidence: Callable[[LayerView], Tensor]
     reads_lm_head: bool
     needs_exit_head: bool = False
     needs_full_depth: bool = False
+    reads_previous: bool = False
 
     def __call__(self, view: LayerView) -> Tensor:
         return self.confidence(view)
@@ -100,7 +102,9 @@ MEASURES: dict[str, Measure] = {
     "softmax": Measure(lambda view: softmax_response(view.logits()), reads_lm_head=True),
     "softmax_max": Measure(lambda view: softmax_max(view.logits()), reads_lm_head=True),
     "entropy": Measure(lambda view: negentropy(view.logits()), reads_lm_head=True),
-    "hidden_state": Measure(lambda view: state_saturation(view.hidden, view.previous), reads_lm_head=False),
+    "hidden_state": Measure(
+        lambda view: state_saturation(view.hidden, view.previous), reads_lm_head=False, reads_previous=True
+    ),
     "oracle": Measure(
         lambda view: agreement(view.logits(), view.final_tokens()), reads_lm_head=True, needs_full_depth=True
     ),

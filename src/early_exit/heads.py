@@ -115,10 +115,10 @@ class HeadRun:
             features = head.hidden(features)
         return features.float() @ head.output + head.offset
 
-    def forget(self, slots: np.ndarray) -> None:
-        """Other rows are in these slots now."""
+    def truncate(self, slots: np.ndarray, lengths: np.ndarray | int) -> None:
+        """Forgets later positions of some rows."""
         if self._cache is not None:
-            self._cache.truncate(slots, 0)
+            self._cache.truncate(slots, lengths)
 
     def _by_head(self, parts: Sequence[Tensor]) -> Tensor:
         """Tensors [n, inner] as one, [parts, n, heads, head_dim]."""

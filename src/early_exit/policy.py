@@ -15,6 +15,7 @@ from torch import Tensor
 from early_exit.confidence import get_measure
 from early_exit.values import from_plain, to_plain
 
+VERIFICATIONS = ("parallel", "rollback", "exact", "lenient")
 _VERSION = 1  # of the fields below: raise it where a default would not do for a file without a new one
 
 
@@ -38,6 +39,15 @@ class ExitPolicy:
         every new token, [steps] or [rows, steps], whose last column holds for all later tokens: layers
         that sink with the position (SkipDecode, Del Corro et al. 2023), or exits replayed.
 
+    verify: what becomes of tokens that left early (`VERIFICATIONS`). None: they are final, and give deeper
+        layers the states that they left with (CALM). Else they are drafts, whose deeper layers are run
+        together later, at most `max_draft` of a row at a time (`early_exit.decoding.drafts`): "parallel",
+        they are final (FREE); "rollback", the first whose full-depth probability is below
+        `rollback_threshold`, in [0, 1], is replaced and what came after it dropped (FREE); "exact", the
+        same with the first that is not full depth's choice, so that the text is full depth's; "lenient", the
+        same with the first whose full-depth probability is below `accept_ratio`, in [0, 1], times the
+        largest: 1 accepts ties beside what "exact" does, 0 everything.
+
     Raises ValueError for values outside these ranges.
     """
 
@@ -48,6 +58,10 @@ class ExitPolicy:
     static_layer: int | Tensor | None = None
     top_k: int | None = None
     screen: bool = False
+    verify: str | None = None
+    max_draft: int = 6
+    accept_ratio: float = 0.9
+    rollback_threshold: float = 0.1
 
     def __post_init__(self):
         if self.measure is not None:
@@ -65,9 +79,9 @@ class ExitPolicy:
         temperature = self.position_temperature
         if temperature is not None and not (0 <= temperature < math.inf):
             raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
-
         if self.top_k is not None:
             self._check_top_k()
+        self._check_verification()
 
     def _check_top_k(self) -> None:
         if self.measure != "softmax":
@@ -76,6 +90,24 @@ class ExitPolicy:
             raise ValueError("top-k propagation and a screened LM head exclude each other")
         if self.top_k < 1:
             raise ValueError(f"{self.top_k} propagated tokens; allowed: 1 and above")
+
+    def _check_verification(self) -> None:
+        if self.verify not in (None, *VERIFICATIONS):
+            raise ValueError(f"unknown verification {self.verify!r}; known: {', '.join(VERIFICATIONS)}")
+        if self.max_draft < 1:
+            raise ValueError(f"{self.max_draft} drafts in a block; allowed: 1 and above")
+        for name in ("accept_ratio", "rollback_threshold"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} {value} is outside [0, 1]")
+        if self.verify is None:
+            return
+        if self.measure is None and self.static_layer is None:
+            raise ValueError("drafts need a confidence measure or a static layer to leave at")
+        if self.top_k is not None:
+            raise ValueError("top-k propagation and drafts exclude each other")
+        if self.measure is not None and get_measure(self.measure).needs_full_depth:
+            raise ValueError(f"drafts by the measure {self.measure!r} would need full depth before they leave")
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and `version`, as JSON values; tensors become lists. Equal policies give equal ones."""
@@ -111,7 +143,7 @@ class ExitPolicy:
             raise ValueError(
                 f"static exit layer {deepest} is outside 1 to {num_layers}, the model's decoder layers"
             )
-        return deepest
+        return deepest if self.verify is None else num_layers
 
     def planned_layers(self, steps: np.ndarray, rows: np.ndarray, last_layer: int) -> np.ndarray:
         """The layers [n] int64 that tokens leave at unless by confidence before: the step of each [n] (from

@@ -4,21 +4,21 @@ replaced by the next prompt when they end.
 It gives what `early_exit.decoding.reference` gives and is tested against it. docs/engine.md explains it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit.decoding.exits import ConfidenceExits, Exits, StaticExits
+from early_exit.decoding.drafts import Drafts
+from early_exit.decoding.exits import Choose, ConfidenceExits, Exits, StaticExits
 from early_exit.decoding.kv_cache import check_memory
 from early_exit.decoding.results import DecodedBatch, DecodedRow
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items, Kernels
 from early_exit.lm_head.full import FullHead
-from early_exit.lm_head.scores import Scores
 from early_exit.lm_head.screen import Screen
 from early_exit.lm_head.screened import ScreenedHead
 from early_exit.lm_head.top_k import TopKHead
@@ -33,11 +33,6 @@ class Prompt:
 
     source: Tensor
     prefix: np.ndarray
-
-
-# Gets the numbers of prompts [n], how many tokens each text has so far, prefix included [n], and their
-# scores; returns their next tokens [n] int64 and which of them end [n] bool.
-Choose = Callable[[np.ndarray, np.ndarray, Scores], tuple[np.ndarray, np.ndarray]]
 
 
 class Engine:
@@ -106,13 +101,15 @@ class Engine:
 
     def way_of_decoding(
         self, rows: Rows, head: FullHead, policy: ExitPolicy, limit: int, enough: int
-    ) -> Exits:
-        """What decides where tokens leave."""
+    ) -> Exits | Drafts:
+        """What decides where tokens leave, and what becomes of them."""
         if policy.measure is None:
-            return StaticExits(rows, head, policy, limit, enough)
-        weights = self._exit_heads.get(policy.measure)
-        exit_head = None if weights is None else HeadRun(weights, rows.cache)
-        return ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
+            exits: Exits = StaticExits(rows, head, policy, limit, enough)
+        else:
+            weights = self._exit_heads.get(policy.measure)
+            exit_head = None if weights is None else HeadRun(weights, rows.cache)
+            exits = ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
+        return exits if policy.verify is None else Drafts(exits, rows, head, policy, limit)
 
 
 def _enough(rows: int) -> int:
@@ -139,16 +136,9 @@ class _Call:
         waiting = enumerate(prompts)
         self._admit(waiting)
         while len(occupied := self._rows.occupied):
-            left = self._way.run(self._next_group(occupied))
-            if left is None:
-                continue
-            rows, slots = self._rows, left.slots
-            lengths = rows.position[slots] + 1
-            tokens, ends = self._choose(rows.prompt[slots], lengths, left.scores)
-            rows.advance(slots, tokens, left.layers, left.confidences)
-            ends = ends | (rows.step[slots] >= self._max_new_tokens)
-            if ends.any():
-                yield from rows.finish(slots[ends].tolist())
+            ended = self._way.step(self._next_group(occupied), self._choose)
+            if len(ended):
+                yield from self._rows.finish(ended.tolist())
                 self._admit(waiting)
 
     def _next_group(self, occupied: np.ndarray) -> np.ndarray:

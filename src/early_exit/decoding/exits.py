@@ -5,6 +5,7 @@ layers' keys and values of a token that left come from its exit state, when a la
 (`early_exit.decoding.kv_cache`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,12 @@ from early_exit.kernels.interface import Items
 from early_exit.lm_head.full import FullHead, Reading, chosen
 from early_exit.lm_head.scores import Part, Scores
 from early_exit.policy import ExitPolicy
+
+
+# Gets the numbers of prompts [n], how many tokens each text has so far, prefix included [n], and their
+# scores; returns their next tokens [n] int64 and which of them end [n] bool. Asked for a text's token at a length
+# that it has left behind, it chooses anew from there.
+Choose = Callable[[np.ndarray, np.ndarray, Scores], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Exits:
     enough: once fewer rows than that remain, and others could run instead, they wait for company.
     """
 
+    reads_previous = False  # whether `decide` needs the states before the layer
+
     def __init__(self, rows: Rows, head: FullHead, policy: ExitPolicy, max_new_tokens: int, enough: int):
         self._rows, self._head, self._policy = rows, head, policy
         self._max_new_tokens, self._enough = max_new_tokens, enough
@@ -50,17 +59,36 @@ class Exits:
         rows = self._rows
         rows.kernels.run(items, states, 0, rows.num_layers, rows.cache, rows.sources)
 
+    def rewind(self, slots: np.ndarray, positions: np.ndarray) -> None:
+        """Forgets what is known of later positions of some rows."""
+
+    def step(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
+        """Runs rows that stand at one layer, and lets those that left choose. Returns the slots of the rows
+        whose text ends."""
+        left = self.run(slots)
+        return np.empty(0, dtype=np.int64) if left is None else self.advance(left, choose)
+
+    def advance(self, left: Left, choose: Choose) -> np.ndarray:
+        """Lets rows choose their next tokens. Returns the slots of those whose text ends."""
+        rows, slots = self._rows, left.slots
+        tokens, ends = choose(rows.prompt[slots], rows.position[slots] + 1, left.scores)
+        rows.advance(slots, tokens, left.layers, left.confidences)
+        return slots[ends | (rows.step[slots] >= self._max_new_tokens)]
+
     def run(self, slots: np.ndarray) -> Left | None:
         """Runs rows that stand at one layer. Returns those that left; the others wait at a deeper one."""
-        rows, leaving = self._rows, _Leaving(self._head)
+        rows, leaving = self._rows, Leaving(self._head)
         (items, states), layer = rows.items(slots), int(rows.layer[slots[0]])
         others = len(rows.occupied) - len(slots)
         while True:
-            stop = self._next_stop(layer, items)
-            previous = rows.kernels.run(items, states, layer, stop - 1, rows.cache, rows.sources)
-            states = rows.kernels.run(items, previous, stop - 1, stop, rows.cache, rows.sources)
+            stop = self.next_stop(layer, items)
+            previous = states
+            if self.reads_previous:
+                previous = rows.kernels.run(items, states, layer, stop - 1, rows.cache, rows.sources)
+                layer = stop - 1
+            states = rows.kernels.run(items, previous, layer, stop, rows.cache, rows.sources)
             layer = stop
-            leaves, confidences, reading = self._decide(layer, items, states, previous)
+            leaves, confidences, reading = self.decide(layer, items, states, previous)
             if leaves.any():
                 gone = chosen(states, leaves)
                 leaving.add(items[leaves], layer, confidences[leaves], gone, reading, leaves)
@@ -77,11 +105,11 @@ class Exits:
                 break
         return leaving.together()
 
-    def _next_stop(self, layer: int, items: Items) -> int:
+    def next_stop(self, layer: int, items: Items) -> int:
         """The next layer after which some of the items may leave."""
         raise NotImplementedError
 
-    def _decide(
+    def decide(
         self, layer: int, items: Items, states: Tensor, previous: Tensor
     ) -> tuple[np.ndarray, np.ndarray, Reading | None]:
         """Which items leave [n] bool, with which confidence [n], and what was read of the LM head for
@@ -92,10 +120,10 @@ class Exits:
 class StaticExits(Exits):
     """Tokens leave at layers fixed beforehand; full depth is one of them."""
 
-    def _next_stop(self, layer: int, items: Items) -> int:
+    def next_stop(self, layer: int, items: Items) -> int:
         return int(self._planned(items).min())
 
-    def _decide(self, layer, items, states, previous):
+    def decide(self, layer, items, states, previous):
         leaves = self._planned(items) == layer
         return leaves, np.full(len(items), np.nan, dtype=np.float32), None
 
@@ -110,12 +138,17 @@ class ConfidenceExits(Exits):
     def __init__(self, *args, exit_head: HeadRun | None = None):
         super().__init__(*args)
         self._measure = get_measure(self._policy.measure)
+        self.reads_previous = self._measure.reads_previous
         self._exit_head = exit_head
 
     def forget(self, slots: np.ndarray) -> None:
         super().forget(slots)
         if self._exit_head is not None:
-            self._exit_head.forget(slots)
+            self._exit_head.truncate(slots, 0)
+
+    def rewind(self, slots: np.ndarray, positions: np.ndarray) -> None:
+        if self._exit_head is not None:
+            self._exit_head.truncate(slots, positions + 1)
 
     def prefill(self, items: Items, states: Tensor) -> None:
         rows = self._rows
@@ -130,11 +163,11 @@ class ConfidenceExits(Exits):
     def _asks(self, layer: int) -> bool:
         return self._policy.tries_exit(layer, self._rows.num_layers)
 
-    def _next_stop(self, layer: int, items: Items) -> int:
+    def next_stop(self, layer: int, items: Items) -> int:
         last = self._rows.num_layers
         return next((deeper for deeper in range(layer + 1, last) if self._asks(deeper)), last)
 
-    def _decide(self, layer, items, states, previous):
+    def decide(self, layer, items, states, previous):
         nothing = np.full(len(items), np.nan, dtype=np.float32)
         if layer == self._rows.num_layers:
             reading = self._head.read(items, states) if self._head.remembers(items) else None
@@ -185,7 +218,7 @@ class ConfidenceExits(Exits):
         return LayerView(states, previous, reading.logits, head, final_tokens)
 
 
-class _Leaving:
+class Leaving:
     """Rows that leave in one call of `Exits.run`. Those that left without a question to the LM head are read
     together at its end."""
 

@@ -104,6 +104,11 @@ class KVCache:
         """Forgets the keys and values of positions from `length` on, at layers above `above` (0 for all)."""
         self.filled[above:, slots] = np.minimum(self.filled[above:, slots], length)
 
+    def states_of(self, slots: np.ndarray, positions: np.ndarray) -> Tensor:
+        """The states [n, d_model] that items were left with."""
+        device = self.exit_states.device
+        return self.exit_states[on_device(slots, device), on_device(positions, device)]
+
     def leave(self, slots: np.ndarray, positions: np.ndarray, states: Tensor) -> None:
         """Keeps the states [n, d_model] that items have left with, or wait with."""
         if len(slots) == 1:

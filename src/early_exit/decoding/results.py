@@ -26,6 +26,21 @@ class DecodedRow:
     confidences: list[float] = field(default_factory=list)
     max_stay_confidence: float = -float("inf")
     min_exit_confidence: float = float("inf")
+    drafting: "Drafting | None" = None
+
+
+@dataclass
+class Drafting:
+    """What drafts of a text have cost and brought, see `early_exit.decoding.drafts`.
+
+    layers: that were run, over all tokens, those that were dropped and prefixes left out included; blocks:
+    runs through the deepest layer; drafted, accepted: tokens.
+    """
+
+    layers: int = 0
+    blocks: int = 0
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,7 @@ class DecodedBatch:
     """Rows of a batch, padded to the longest; fields as in `DecodedRow`.
 
     exit_layers: [rows, steps] int64, 0 after a row's end. confidences: [rows, steps] float32, NaN there.
-    max_stay_confidence, min_exit_confidence: [rows] float32.
+    max_stay_confidence, min_exit_confidence: [rows] float32. drafting: of each row, None without drafts.
     screen: with a screened LM head, how often it was "asked", how many "candidates" it computed exactly where
     it knew the answer, and how often it "fell_back" on the whole head. kept: with top-k propagation, a call
     that gives of how many tokens the whole head's choice was among the K, and of how many in all; it computes
@@ -44,6 +59,7 @@ class DecodedBatch:
     confidences: Tensor
     max_stay_confidence: Tensor
     min_exit_confidence: Tensor
+    drafting: list[Drafting] | None = None
     screen: dict[str, int] | None = None
     kept: Callable[[], tuple[int, int]] | None = None
 
@@ -58,5 +74,6 @@ class DecodedBatch:
             pad_sequence(confidences, batch_first=True, padding_value=float("nan")).to(device),
             torch.tensor([row.max_stay_confidence for row in rows]).to(device),
             torch.tensor([row.min_exit_confidence for row in rows]).to(device),
+            None if rows[0].drafting is None else [row.drafting for row in rows],
             **counts,
         )

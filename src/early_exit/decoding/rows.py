@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from early_exit.decoding.kv_cache import KVCache, SourceCache
@@ -55,8 +54,7 @@ class Rows:
         items = Items(slots, self.position[slots])
         if self.layer[slots[0]] == 0:
             return items, self.kernels.embed(self.token[slots])
-        states = self.cache.exit_states
-        return items, states[torch.from_numpy(slots), torch.from_numpy(items.positions)]
+        return items, self.cache.states_of(slots, items.positions)
 
     def advance(
         self, slots: np.ndarray, tokens: np.ndarray, layers: np.ndarray, confidences: np.ndarray
@@ -74,6 +72,16 @@ class Rows:
         self.step[slots] += 1
         self.layer[slots] = 0
         self.cache.reserve(int(self.position[slots].max()) + 1)
+
+    def rewind(self, slots: np.ndarray, positions: np.ndarray) -> None:
+        """Puts rows back to where the token at a position [n] was in flight; what came after it is dropped."""
+        for slot, dropped in zip(slots.tolist(), (self.position[slots] - positions).tolist(), strict=True):
+            if dropped:
+                row = self.results[slot]
+                del row.tokens[-dropped:], row.exit_layers[-dropped:], row.confidences[-dropped:]
+        self.step[slots] -= self.position[slots] - positions
+        self.position[slots] = positions
+        self.cache.truncate(slots, positions + 1)
 
     def finish(self, slots: Sequence[int]) -> list[DecodedRow]:
         """Frees slots; what their rows gave."""
