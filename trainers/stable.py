@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Seq2SeqTrainer, TrainerCallback
+from transformers import PreTrainedModel, Seq2SeqTrainer
 
 
 class TrainingDivergedError(ValueError):
@@ -30,7 +30,6 @@ class StableTrainer(Seq2SeqTrainer):
             raise ValueError(
                 "compute_loss_func is not supported: the losses at the exits are the model's own"
             )
-        self.add_callback(_StopAtGradient)
 
     def train(self, *args, **kwargs):
         mixed = self.accelerator.mixed_precision
@@ -48,6 +47,13 @@ class StableTrainer(Seq2SeqTrainer):
             raise _diverged(self.state, f"the loss is {loss.mean().item()}")
         return loss
 
+    def _get_grad_norm(self, *args, **kwargs) -> Tensor:
+        # The Trainer asks between clipping and the step. Clipping turns a norm beyond float32 into zeros.
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            raise _diverged(self.state, f"the norm of the gradient is {float(norm)}")
+        return norm
+
     def save_model(self, *args, **kwargs) -> None:
         for name, weight in self.model.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -55,13 +61,6 @@ class StableTrainer(Seq2SeqTrainer):
                     f"{name} holds numbers that are not finite: the model is not saved"
                 )
         super().save_model(*args, **kwargs)
-
-
-class _StopAtGradient(TrainerCallback):
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise _diverged(state, "the gradient is not finite")
 
 
 def _diverged(state, what: str) -> TrainingDivergedError:
