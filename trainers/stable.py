@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel, Seq2SeqTrainer, TrainerCallback
 
 
 class TrainingDivergedError(ValueError):
@@ -30,6 +30,8 @@ class StableTrainer(Seq2SeqTrainer):
             raise ValueError(
                 "compute_loss_func is not supported: the losses at the exits are the model's own"
             )
+
+        self.add_callback(_KeepIntervals)
 
     def train(self, *args, **kwargs):
         mixed = self.accelerator.mixed_precision
@@ -61,6 +63,13 @@ class StableTrainer(Seq2SeqTrainer):
                     f"{name} holds numbers that are not finite: the model is not saved"
                 )
         super().save_model(*args, **kwargs)
+
+
+class _KeepIntervals(TrainerCallback):
+    """A run that goes on from a checkpoint logs, saves and evaluates as it says, not as the earlier one did."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
 
 
 def _diverged(state, what: str) -> TrainingDivergedError:
