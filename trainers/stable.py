@@ -66,7 +66,7 @@ class StableTrainer(Seq2SeqTrainer):
 
 
 class _KeepIntervals(TrainerCallback):
-    """A run that goes on from a checkpoint logs, saves and evaluates as it says, not as the earlier one did."""
+    """A run that goes on from a checkpoint logs, saves and evaluates as it says, not as that one did."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.compute_steps(args, state.max_steps)

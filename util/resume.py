@@ -10,7 +10,7 @@ from transformers import Seq2SeqTrainingArguments
 from util.errors import UsageError
 
 STATE_FILE = "trainer_state.json"
-_FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")
+FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")  # without which training cannot go on as it was
 
 
 def resumption(training: Seq2SeqTrainingArguments) -> Path | bool | None:
@@ -31,7 +31,7 @@ def check_checkpoint(folder: Path, model, trained: int, max_steps: int) -> None:
     refuse = f"--resume_from_checkpoint {folder}: "
     if not folder.is_dir():
         raise UsageError(refuse + "no such folder")
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UsageError(refuse + f"not a checkpoint of a training run, which holds {missing[0]}")
     try:

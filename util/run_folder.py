@@ -11,6 +11,7 @@ from typing import Any
 
 from util.errors import UsageError
 from util.files import read_json, write_json
+from util.resume import FILES
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
 _RUN_FILE = "run.json"
@@ -95,8 +96,8 @@ def check_writable(folder: Path, why: str) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
-    cut off while it was being written."""
-    complete = [path for path in _checkpoints(folder) if (path / "trainer_state.json").exists()]
+    cut off while it was being written. --save_only_model writes none that training can go on from."""
+    complete = [path for path in _checkpoints(folder) if all((path / name).is_file() for name in FILES)]
     return max(complete, key=_step, default=None)
 
 

@@ -1,5 +1,5 @@
-"""Training through the entry point: checkpoints in half types, runs that diverge, what a run goes on from, and
-which checkpoint is the best."""
+"""Training through the entry point: checkpoints in half types, runs that diverge, what a run goes on from,
+and which checkpoint is the best."""
 
 import json
 import shutil
@@ -186,10 +186,13 @@ def test_a_schedule_may_follow_a_metric(tmp_path, generates):
     ("more", "message"),
     [
         (["--save_strategy", "best"], "need evaluations in training"),
-        ([*EVALUATES, "--metric_for_best_model", "loss"], "'loss' is not measured with --predict_with_generate"),
+        ([*EVALUATES, "--metric_for_best_model", "loss"], "'loss' is not measured with --predict"),
         ([*EVALUATES, "--metric_for_best_model", "bleu"], "'bleu' is not measured"),
-        ([*EVALUATES[1:], "--metric_for_best_model", "rougeL"], "not measured without --predict_with_generate"),
-        ([*EVALUATES, "--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "eval_loss"], "'eval_loss'"),
+        ([*EVALUATES[1:], "--metric_for_best_model", "rougeL"], "is not measured without --predict"),
+        (
+            [*EVALUATES, "--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "eval_loss"],
+            "'eval_loss' is not measured",
+        ),
     ],
 )  # fmt: skip
 def test_a_metric_that_there_is_not_is_named_before_training(capsys, tmp_path, more, message):

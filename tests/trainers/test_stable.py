@@ -21,8 +21,8 @@ SMALL_STEPS = 1e-5
 
 def trainer_of(kind, model, folder, learning_rate=SMALL_STEPS, model_init=None, **more):
     arguments = {
-        "max_steps": 3, "per_device_train_batch_size": 4, "save_strategy": "no", "lr_scheduler_type": "constant",
-        "use_cpu": True, "report_to": "none", "disable_tqdm": True, **more,
+        "max_steps": 3, "per_device_train_batch_size": 4, "save_strategy": "no",
+        "lr_scheduler_type": "constant", "use_cpu": True, "report_to": "none", "disable_tqdm": True, **more,
     }  # fmt: skip
     args = Seq2SeqTrainingArguments(output_dir=str(folder), learning_rate=learning_rate, **arguments)
     options = {"heads": ["MLP", "transformer_MLP_64"]} if kind is HeadTrainer else {}
@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 def test_what_the_losses_do_not_serve_is_refused_by_name(kind, tmp_path):
     with pytest.raises(ValueError, match=r"label_smoothing_factor 0\.1 is not supported"):
         trainer_of(kind, tiny_model(), tmp_path, label_smoothing_factor=0.1)
+    trainer = trainer_of(kind, tiny_model(), tmp_path)
+    trainer.accelerator.state._mixed_precision = "fp16"
     with pytest.raises(ValueError, match="mixed precision fp16 is not supported"):
-        trainer = trainer_of(kind, tiny_model(), tmp_path)
-        trainer.accelerator.state._mixed_precision = "fp16"
         trainer.train()
