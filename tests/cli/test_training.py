@@ -15,6 +15,7 @@ from tests.cli.test_bad_input import fails_with
 from trainers.joint import JointTrainer
 from trainers.stable import StableTrainer
 
+PLATEAU = ["--lr_scheduler_type", "reduce_lr_on_plateau"]
 EVALUATES = [
     "--predict_with_generate",
     "--eval_strategy",
@@ -190,7 +191,7 @@ def test_a_schedule_may_follow_a_metric(tmp_path, generates):
         ([*EVALUATES, "--metric_for_best_model", "bleu"], "'bleu' is not measured"),
         ([*EVALUATES[1:], "--metric_for_best_model", "rougeL"], "is not measured without --predict"),
         (
-            [*EVALUATES, "--lr_scheduler_type", "reduce_lr_on_plateau", "--metric_for_best_model", "eval_loss"],
+            [*EVALUATES, *PLATEAU, "--metric_for_best_model", "eval_loss"],
             "'eval_loss' is not measured",
         ),
     ],

@@ -1,4 +1,4 @@
-"""Every training argument of transformers is honoured, checked or refused; and False is False for every flag."""
+"""Every training argument of transformers is honoured, checked or refused; False is False for every flag."""
 
 import json
 from dataclasses import fields
@@ -54,7 +54,7 @@ MISFITS = [
     (["--optim_target_modules", "q"], "--optim_target_modules has no effect"),
     (["--optim_args", "nothing"], "--optim"),
     (["--lr_scheduler_type", "cosine_with_min_lr"], "--lr_scheduler_type cosine_with_min_lr"),
-    (["--lr_scheduler_kwargs", '{"cycles": 3}', "--lr_scheduler_type", "cosine"], "--lr_scheduler_type cosine"),
+    (["--lr_scheduler_kwargs", '{"cycles": 3}', "--lr_scheduler_type", "cosine"], "_type cosine"),
     (["--lr_scheduler_kwargs", "[1]"], "lr_scheduler_kwargs"),
     (["--report_to", "paper"], "--report_to 'paper'"),
     (["--debug", "tpu_metrics_debug"], "tpu_metrics_debug"),
@@ -207,8 +207,9 @@ def test_training_arguments_do_what_they_say(tmp_path):
     assert len(list(plain.glob("checkpoint-*"))) == 4
     flags = [
         "--save_steps", "1", "--save_total_limit", "2", "--logging_first_step", "True",
-        "--gradient_checkpointing", "True", "--do_eval", "--eval_on_start", "True", "--eval_strategy", "steps",
-        "--eval_steps", "1", "--eval_delay", "3", "--max_eval_samples", "3", "--save_only_model", "True",
+        "--gradient_checkpointing", "True", "--do_eval", "--eval_on_start", "True",
+        "--eval_strategy", "steps", "--eval_steps", "1", "--eval_delay", "3",
+        "--max_eval_samples", "3", "--save_only_model", "True",
     ]  # fmt: skip
     assert call(*train_flags(more, *every, *flags)) == 0
     assert len(list(more.glob("checkpoint-*"))) == 2
