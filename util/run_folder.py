@@ -4,6 +4,7 @@ A training run notes its settings in `run.json`, a sweep in `sweep_run.json`. Wh
 when it is started again with the same settings; anything else that is in the folder stops it.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -86,7 +87,9 @@ def check_free(folder: Path, overwrite: bool, why: str = "") -> None:
 def check_writable(folder: Path, why: str) -> None:
     """Raises UsageError where no file can be written into the folder, or into the one that it would be made
     in. why: the flag that asks for it."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise UsageError(f"{why}: {existing} is a file, not a folder")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
