@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from util.errors import UsageError
+from util.optimizer import small_optimizer
 from util.resume import resumption
 from util.training_flags import REFUSED
 
@@ -147,13 +148,12 @@ def _check_steps(training: Seq2SeqTrainingArguments, trains_heads: bool) -> None
 
 def _check_optimizer(training: Seq2SeqTrainingArguments, trains_heads: bool) -> None:
     """Makes the optimizer and the schedule, for a model of one weight."""
-    model, what = torch.nn.Linear(1, 1), f"--optim {training.optim.value}"
+    what = f"--optim {training.optim.value}"
     try:
-        make, settings = Seq2SeqTrainer.get_optimizer_cls_and_kwargs(training, model)
-        plain = isinstance(make, type) and not {"params", "model", "optimizer_dict"} & set(settings)
-        if trains_heads and not plain:
+        optimizer = small_optimizer(training)
+        if trains_heads and optimizer is None:
             raise ValueError("is not for --train_meta_cm_head, whose heads have rates of their own")
-        optimizer = make(model.parameters(), **settings) if plain else torch.optim.SGD(model.parameters())
+        optimizer = optimizer or torch.optim.SGD(torch.nn.Linear(1, 1).parameters())
         what = f"--lr_scheduler_type {training.lr_scheduler_type.value}"
         get_scheduler(
             training.lr_scheduler_type,

@@ -273,6 +273,16 @@ def test_a_checkpoint_that_does_not_fit_is_named(capsys, run, model, tmp_path):
     )
     done = train_flags(tmp_path / "o", *checkpoint, "--max_steps", "4")
     fails_with(capsys, done, "it has reached step 4 of --max_steps 4")
+    for more, message in (
+        (["--learning_rate", "5e-2"], "with initial_lr 0.001; this run asks for 0.05"),
+        (["--weight_decay", "0.5"], "with weight_decay 0.0; this run asks for 0.5"),
+        (["--adam_beta2", "0.9"], "with betas"),
+        (["--optim", "adafactor"], "with eps 1e-08; this run asks for (1e-30, 0.001)"),
+        (["--optim", "sgd"], "with momentum missing"),
+        (["--optim", "sgd", "--optim_args", "momentum=0.9"], "with momentum missing"),
+    ):
+        other = train_flags(tmp_path / "o", *checkpoint, "--max_steps", "6", *more)
+        fails_with(capsys, other, message)
     evaluates = [
         flag for flag in more_flags(model, tmp_path / "o", *checkpoint, "--do_eval") if flag != "--do_train"
     ]
@@ -283,3 +293,13 @@ def test_a_checkpoint_that_does_not_fit_is_named(capsys, run, model, tmp_path):
     before = sorted(path.name for path in used.iterdir())
     fails_with(capsys, train_flags(used, "--resume_from_checkpoint", "True", "--max_steps", "6"), "not empty")
     assert sorted(path.name for path in used.iterdir()) == before
+
+
+def test_heads_go_on_from_a_checkpoint(capsys, model, tmp_path):
+    assert call(*head_flags(model, tmp_path / "a", "--max_steps", "6", "--save_steps", "4")) == 0
+    flags = ["--max_steps", "6", "--resume_from_checkpoint", str(tmp_path / "a" / "checkpoint-4")]
+    assert call(*head_flags(model, tmp_path / "b", *flags)) == 0
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight)
+    fails_with(capsys, head_flags(model, tmp_path / "c", *flags, "--learning_rate", "0.5"), "with initial_lr")
