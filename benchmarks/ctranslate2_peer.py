@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-_BACKENDS = ({}, {"CT2_USE_MKL": "0"}, {"CT2_USE_MKL": "1"})
+_BACKENDS = ({"CT2_USE_MKL": "0"}, {"CT2_USE_MKL": "1"})
 
 
 def candidates() -> list[tuple[tuple[str, str], ...]]:
     """Environment variables that may make it faster, or right: the best backend depends on the processor, and
     on some its int8 products are wrong unless another instruction set is forced. The slow last one is for
     processors on which all others are wrong."""
-    result = [dict(backend) for backend in _BACKENDS]
+    result = list(_BACKENDS)
     if "avx512" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         result += [{**backend, "CT2_FORCE_CPU_ISA": "AVX2"} for backend in _BACKENDS]
     result.append({"CT2_FORCE_CPU_ISA": "GENERIC"})

@@ -10,7 +10,6 @@ that write right texts. ONNX Runtime takes part where ONNX_PYTHON names its Pyth
 """
 
 import argparse
-import os
 import re
 import statistics
 import subprocess
@@ -24,10 +23,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 import stream
 import systems
 from bandwidth import step_bytes
-from peers import best_peers
+from peers import NAMES, best_peers
 from speed_picture import draw
 from speed_report import aims, tables
-from systems import Setting, System, random_model, static_schedules
+from systems import KERNELS, Setting, System, choose_kernels, random_model, static_schedules
 from turns import ratio, take_turns
 from workers import Workers
 
@@ -53,7 +52,9 @@ def own_systems(num_layers: int, precisions: list[str]) -> list[System]:
             System("engine", precision, schedule)
             for schedule in ("full", *static_schedules(num_layers), "ragged")
         ]
-        result += [System("decoder", precision, schedule) for schedule in ("full", "ragged", "ragged in step")]
+        result += [
+            System("decoder", precision, schedule) for schedule in ("full", "ragged", "ragged in step")
+        ]
         result.append(System("encoder", precision))
     return result
 
@@ -61,7 +62,7 @@ def own_systems(num_layers: int, precisions: list[str]) -> list[System]:
 def compare(workers: Workers, options, batch: int) -> tuple[list[dict], list[dict]]:
     """Rows of all systems at a batch, and peers that were left out."""
     setting = Setting(options.shape, batch, options.source, options.new_tokens, options.seed)
-    peers, left_out = best_peers(workers, setting)
+    peers, left_out = best_peers(workers, options.peers, setting)
     own = own_systems(random_model(options.shape).num_exits, options.precisions)
     members = [System("generate"), *peers, *own, System("bandwidth")]
     rows = take_turns(workers, members, setting, options.rounds, options.budget)
@@ -107,7 +108,9 @@ def lengths(workers: Workers, options) -> list[dict]:
 def peak_memory(options) -> list[dict]:
     """Bytes that a process takes at its peak, for each system at full depth with the first batch."""
     rows = []
-    members = [System("generate"), System("ctranslate2"), System("ctranslate2", "int8")]
+    members = [System("generate")]
+    if "ctranslate2" in options.peers:
+        members += [System("ctranslate2"), System("ctranslate2", "int8")]
     members += [System("engine", precision) for precision in options.precisions]
     for system in members:
         child = [sys.executable, __file__, *sys.argv[1:], "--measure-memory", system.name, system.precision]
@@ -148,7 +151,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--shape", default="t5-small", choices=tuple(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=tuple(PRECISIONS))
-    parser.add_argument("--kernels", choices=("native", "torch"), help="the engine's; default: its own choice")
+    parser.add_argument("--kernels", choices=KERNELS, help="the engine's; default: its own choice")
+    parser.add_argument("--peers", nargs="*", default=list(NAMES), choices=NAMES)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--source", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -163,14 +167,15 @@ def read_options() -> argparse.Namespace:
     options = parser.parse_args()
     options.rounds = min(2, options.rounds) if options.quick else options.rounds
     torch.set_num_threads(options.threads)
-    if options.kernels is not None:
-        os.environ["EARLY_EXIT_KERNELS"] = options.kernels  # processes that are started inherit it
+    choose_kernels(options.kernels)
     return options
 
 
 def measure(options) -> dict:
     """All parts that are asked for, by name."""
-    environment = provenance(options.seed, "cpu") | {"ctranslate2": version("ctranslate2")}
+    environment = provenance(options.seed, "cpu")
+    if "ctranslate2" in options.peers:
+        environment["ctranslate2"] = version("ctranslate2")
     results = {"environment": environment, "rows": [], "left_out": [], "stream": []}
     with Workers(build, options.threads) as workers:
         for batch in options.batch if "systems" in options.parts else []:

@@ -6,12 +6,14 @@ from systems import Setting, System, random_model, random_source
 from text_check import LARGEST, lost_logit
 from workers import Workers
 
+NAMES = ("ctranslate2", "onnxruntime")
 
-def best_peers(workers: Workers, setting: Setting) -> tuple[list[System], list[dict]]:
-    """CTranslate2 and ONNX Runtime in float32 and int8, and what was left out: `system` and `reason`."""
+
+def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[list[System], list[dict]]:
+    """Peers in float32 and int8, and what was left out: `system` and `reason`. names: of `NAMES`."""
     chosen, left_out = [], []
     for precision in ("float32", "int8"):
-        for name in ("ctranslate2", "onnxruntime"):
+        for name in names:
             if name == "onnxruntime" and not onnx_peer.available():
                 reason = f"{onnx_peer.PYTHON} names no Python that has it"
                 left_out.append({"system": f"{name} {precision}", "reason": reason})

@@ -7,6 +7,7 @@ drawn for its prompt. In a fixed batch rows that have ended leave, and the next 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def build(stream: Stream, setting: tuple, threads: int) -> Callable[[], dict[str
     def call() -> dict[str, Any]:
         at_once = stream.rows if stream.way == "fixed" else len(prompts)
         parts = range(0, len(prompts), at_once)
-        return {"tokens": sum((decode(at, min(at + at_once, len(prompts))) for at in parts), [])}
+        decoded = [decode(at, min(at + at_once, len(prompts))) for at in parts]
+        return {"tokens": list(chain.from_iterable(decoded))}
 
     return call
 

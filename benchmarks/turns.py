@@ -43,9 +43,7 @@ def _row(workers: Workers, system: System, setting: Setting) -> dict[str, Any]:
     }
     lost = ""
     if "tokens" in result and system.schedule == "full":
-        row["lost_logit"] = lost_logit(
-            random_model(setting.shape), random_source(setting), result["tokens"]
-        )
+        row["lost_logit"] = lost_logit(random_model(setting.shape), random_source(setting), result["tokens"])
         lost = f", text {row['lost_logit']:.3f} from the model's"
     if "details" in result:
         row["details"] = result["details"]
