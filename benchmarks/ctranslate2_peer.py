@@ -9,17 +9,22 @@ from typing import Any
 from torch import Tensor
 
 _BACKENDS = ({"CT2_USE_MKL": "0"}, {"CT2_USE_MKL": "1"})
+_LAST_RESORT = {"CT2_FORCE_CPU_ISA": "GENERIC"}
 
 
 def candidates() -> list[tuple[tuple[str, str], ...]]:
     """Environment variables that may make it faster, or right: the best backend depends on the processor, and
-    on some its int8 products are wrong unless another instruction set is forced. The slow last one is for
-    processors on which all others are wrong."""
+    on some its int8 products are wrong unless another instruction set is forced."""
     result = list(_BACKENDS)
     if "avx512" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         result += [{**backend, "CT2_FORCE_CPU_ISA": "AVX2"} for backend in _BACKENDS]
-    result.append({"CT2_FORCE_CPU_ISA": "GENERIC"})
+    result.append(_LAST_RESORT)
     return [tuple(settings.items()) for settings in result]
+
+
+def is_last_resort(settings: tuple[tuple[str, str], ...]) -> bool:
+    """Whether these are slow, for processors on which all others are wrong."""
+    return dict(settings) == _LAST_RESORT
 
 
 def decoder(

@@ -3,10 +3,10 @@
     pip install -r benchmarks/requirements.txt
     python benchmarks/decode_speed.py --shape t5-small --json benchmarks/results/decode_speed/t5-small.json
 
-Random weights, end-of-sequence off, encoder included; encoder and decoder are timed by themselves as well. All
-systems of a batch take turns, peers in processes beside that of the others (see workers.py); a ratio is the
-median over the turns of a system's time to another's in the same turn. Peers run with their fastest settings
-that write right texts. ONNX Runtime takes part where ONNX_PYTHON names its Python (see onnx_peer.py).
+Random weights, end-of-sequence off, encoder included; encoder and decoder are timed by themselves as well.
+All systems of a batch take turns, peers in processes beside that of the others (see workers.py); a ratio is
+the median over the turns of a system's time to another's in the same turn. Peers run with their fastest
+settings that write right texts. ONNX Runtime takes part where ONNX_PYTHON names its Python (onnx_peer.py).
 """
 
 import argparse

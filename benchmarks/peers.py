@@ -1,4 +1,4 @@
-"""The other systems that decode T5 on a CPU, each with the settings that are best here, and with right texts."""
+"""The other systems that decode T5 on a CPU, with the settings that are best here and write right texts."""
 
 import ctranslate2_peer
 import onnx_peer
@@ -30,29 +30,30 @@ def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[li
 def _fastest_right(
     workers: Workers, tried: list[System], setting: Setting
 ) -> tuple[System | None, list[dict]]:
-    """The fastest of two calls among those that write right texts, and why others do not count."""
+    """The fastest of those that write right texts, and why others do not count."""
     best, shortest, left_out = None, float("inf"), []
     for system in tried:
-        reason = None
-        # The slow instruction set is for processors on which nothing else is right.
-        if best is not None and ("CT2_FORCE_CPU_ISA", "GENERIC") in system.settings:
+        if best is not None and ctranslate2_peer.is_last_resort(system.settings):
             continue
+        slower = system
         try:
-            _, result = workers.timed(system, *setting)
-            lost = lost_logit(random_model(setting.shape), random_source(setting), result["tokens"])
-            if not lost <= LARGEST:
-                reason = f"wrong texts: {lost:.2f} from the model's, at most {LARGEST}"
+            seconds = _seconds_if_right(workers, system, setting)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-        if reason is None:
-            seconds = min(workers.timed(system, *setting)[0] for _ in range(2))
-            if seconds < shortest:
-                if best is not None:
-                    workers.end(best.process)
-                best, shortest = system, seconds
-                continue
-        else:
             print(f"  {system}: left out, {reason}", flush=True)
             left_out.append({"system": str(system), "reason": reason})
-        workers.end(system.process)
+        else:
+            if seconds < shortest:
+                slower, best, shortest = best, system, seconds
+        if slower is not None:
+            workers.end(slower.process)
     return best, left_out
+
+
+def _seconds_if_right(workers: Workers, system: System, setting: Setting) -> float:
+    """Of the faster of two calls. Raises ValueError for wrong texts, RuntimeError where it does not run."""
+    _, result = workers.timed(system, *setting)
+    lost = lost_logit(random_model(setting.shape), random_source(setting), result["tokens"])
+    if not lost <= LARGEST:
+        raise ValueError(f"wrong texts: {lost:.2f} from the model's, at most {LARGEST}")
+    return min(workers.timed(system, *setting)[0] for _ in range(2))

@@ -68,17 +68,18 @@ def random_model(shape: str) -> EarlyExitT5:
     """A model with random weights that never ends a text.
 
     As T5 draws weights, a text is one token again and again, whatever the layers compute, and wrong
-    arithmetic does not show. So embeddings are made small beside what layers add, positions count for more, and
-    feed-forward layers lose the part that is the same for all tokens. Nothing of that changes the time.
+    arithmetic does not show. So layers add more to the embeddings, positions count for more, and feed-forward
+    layers lose the part that is the same for all tokens. Nothing of that changes the time.
     """
     torch.manual_seed(0)
     model = EarlyExitT5(shape_config(shape, VOCABULARY)).eval()
-    model.shared.weight.data *= 0.05
-    for stack in (model.encoder, model.decoder):
-        stack.block[0].layer[0].SelfAttention.relative_attention_bias.weight.data *= 60
-        for block in stack.block:
-            outwards = block.layer[-1].DenseReluDense.wo.weight.data
-            outwards -= outwards.mean(dim=1, keepdim=True)
+    for name, weight in model.named_parameters():
+        if name.endswith("relative_attention_bias.weight"):
+            weight.data *= 60
+        elif name.endswith((".o.weight", ".wo.weight")):  # into the residual stream
+            weight.data *= 20
+            if ".wo." in name:
+                weight.data -= weight.data.mean(dim=1, keepdim=True)
     model.generation_config.eos_token_id = None
     return model
 
