@@ -66,8 +66,6 @@ def compare(workers: Workers, options, batch: int) -> tuple[list[dict], list[dic
     own = own_systems(random_model(options.shape).num_exits, options.precisions)
     members = [System("generate"), *peers, *own, System("bandwidth")]
     rows = take_turns(workers, members, setting, options.rounds, options.budget)
-    for peer in peers:
-        workers.end(peer.process)
     for row in rows:
         row["ratio_to_generate"] = ratio(row, rows[0])
         if row["system"] == "decoder" and row["schedule"] == "full":

@@ -31,7 +31,7 @@ def decoder(
 ) -> Callable[[], dict[str, Any]]:
     """A call that decodes `source` [batch, length] greedily. Handing tokens to the other process and back
     takes less than a thousandth of that."""
-    process = _process(model, precision, threads)
+    process, said = _process(model, precision, threads)
     request = json.dumps({"source": source.tolist(), "new_tokens": new_tokens}) + "\n"
 
     def call() -> dict[str, Any]:
@@ -39,25 +39,26 @@ def decoder(
         process.stdin.flush()
         answer = process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"ONNX Runtime's process ended with {process.wait()}")
+            last = (said.read_text(encoding="utf-8").splitlines() or ["it said nothing"])[-1]
+            raise RuntimeError(f"ONNX Runtime's process ended with {process.wait()}: {last}")
         return json.loads(answer)
 
     return call
 
 
 @cache
-def _process(model, precision: str, threads: int) -> subprocess.Popen:
+def _process(model, precision: str, threads: int) -> tuple[subprocess.Popen, Path]:
+    """The process, and the file of what it and its exporter say beside answers."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     model.save_pretrained(folder.name)
     worker = Path(__file__).with_name("onnx_worker.py")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = subprocess.Popen(
-        [os.environ[PYTHON], str(worker), folder.name, precision, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    command = [os.environ[PYTHON], str(worker), folder.name, precision, str(threads)]
+    said = Path(folder.name) / "said.txt"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
     atexit.register(process.kill)
-    return process
+    return process, said
