@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT.parent / "shared" / "checkpoints" / "e2e-small"
+THREADS = ("--threads", str(torch.get_num_threads()))  # other tests go on with as many
 
 
 @pytest.fixture
@@ -27,15 +29,15 @@ def run(tmp_path, monkeypatch):
 
 
 def test_confidence_cost(run):
-    sizes = "--shape tiny --batch 1 --source 8 --new-tokens 2 --quick --threads 1 --precision float32"
-    rows = run("confidence_cost.py", *sizes.split())
+    sizes = "--shape tiny --batch 1 --source 8 --new-tokens 2 --quick --precision float32"
+    rows = run("confidence_cost.py", *sizes.split(), *THREADS)
     assert rows[0]["method"] == "no confidence"
     assert rows[0]["ratio_to_no_confidence"] == 1
 
 
 def test_ways_to_gather_rows_of_the_head(run):
-    sizes = "--gather --shape tiny --batch 1 --quick --threads 1"
-    assert {row["k"] for row in run("confidence_cost.py", *sizes.split())} == {2000, 10000}
+    sizes = "--gather --shape tiny --batch 1 --quick"
+    assert {row["k"] for row in run("confidence_cost.py", *sizes.split(), *THREADS)} == {2000, 10000}
 
 
 def test_head_training(run):
