@@ -35,7 +35,7 @@ from run_calibration import (
     save_with_checkpoint,
 )
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
-from trainers.heads import HeadTrainer
+from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
 from trainers.stable import TrainingDivergedError
 from util.arguments import DataArguments, ExitArguments, ModelArguments
@@ -98,8 +98,10 @@ def run(*arguments) -> None:
     check_best_metric(training, {*ROUGE_TYPES, *GENERATION_METRICS})
     folder, resume = Path(training.output_dir), resumption(training)
     if isinstance(resume, Path):
-        trained = model.exit_heads if exit_args.train_meta_cm_head else model
-        check_checkpoint(resume, model, len(list(trained.parameters())), training.max_steps)
+        heads, rate = exit_args.train_meta_cm_head, training.learning_rate
+        trained = model.exit_heads if heads else model
+        rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
+        check_checkpoint(resume, model, len(list(trained.parameters())), rates, training)
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = prepare_folder(folder, resume, effective, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)

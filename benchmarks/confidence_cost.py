@@ -20,6 +20,7 @@ from systems import VOCABULARY, random_model
 
 from early_exit import ExitPolicy
 from early_exit.linear import pack
+from models.shapes import SHAPES
 from util.files import write_json
 from util.results import markdown_table, provenance
 
@@ -110,7 +111,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", default="t5-small", choices=("t5-small", "t5-base"))
+    parser.add_argument("--shape", default="t5-small", choices=tuple(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--precision", nargs="+", default=["float32", "int8"])
     parser.add_argument("--source", type=int, default=256)

@@ -1,12 +1,12 @@
-"""Milliseconds per token of the engine, transformers' `generate` and CTranslate2.
+"""Milliseconds per token of the engine, transformers' `generate`, CTranslate2 and ONNX Runtime.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/decode_speed.py --shape t5-small --json benchmarks/results/decode_speed/t5-small.json
 
-Random weights, end-of-sequence off, encoder included (and timed by itself as well). All systems of a batch
-take turns, CTranslate2 in processes beside that of the others (see workers.py); a ratio is the median over
-the turns of a system's time to that of `generate` in the same turn. The floor is the bytes of weights that a
-step at full depth must read, over the bandwidth of summing a large tensor measured in the same run.
+Random weights, end-of-sequence off, encoder included; encoder and decoder are timed by themselves as well.
+All systems of a batch take turns, peers in processes beside that of the others (see workers.py); a ratio is
+the median over the turns of a system's time to another's in the same turn. Peers run with their fastest
+settings that write right texts. ONNX Runtime takes part where ONNX_PYTHON names its Python (onnx_peer.py).
 """
 
 import argparse
@@ -14,100 +14,103 @@ import re
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from speed_report import aims, draw, tables
-from systems import SCHEDULES, System, decoder, random_model
+import stream
+import systems
+from bandwidth import step_bytes
+from peers import NAMES, best_peers
+from speed_picture import draw
+from speed_report import aims, tables
+from systems import KERNELS, Setting, System, choose_kernels, random_model, static_schedules
+from turns import ratio, take_turns
 from workers import Workers
 
+from early_exit import PRECISIONS
+from models.shapes import SHAPES
 from util.files import write_json
 from util.results import provenance
 
-ENGINE = [
-    System("engine", precision, schedule) for precision in ("float32", "int8") for schedule in SCHEDULES
-]
-# Without bfloat16 arithmetic in the processor it is slow in batches: full depth and a third tell that.
-BFLOAT16 = [System("engine", "bfloat16", schedule) for schedule in ("full", "1/3")]
-BASELINES = [System("generate"), System("ctranslate2", "float32"), System("ctranslate2", "int8")]
-# The engine's encoder alone, as its share of a token.
-ENCODERS = [System("encoder", "float32"), System("encoder", "int8")]
-BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
+PARTS = ("systems", "stream", "lengths", "memory")
+_STREAM_ROUNDS = 3
 
 
-def take_turns(workers: Workers, systems: list[System], options, batch, source, new_tokens) -> list[dict]:
-    """A row a system. Systems that have used up `options.budget` seconds skip further turns."""
-    setting = (options.shape, batch, source, new_tokens)
-    seconds = {system: [] for system in systems}
-    for system in systems:
-        first, _ = workers.timed(system, *setting)  # packs weights and warms up
-        print(f"  {system}: first call {first:.1f} s", flush=True)
-    for _ in range(options.rounds):
-        for system in systems:
-            if sum(seconds[system]) <= options.budget:
-                seconds[system].append(workers.timed(system, *setting)[0])
-    reference = seconds[System("generate")]
-    return [
-        {
-            "system": system.name,
-            "precision": system.precision,
-            "schedule": system.schedule,
-            "shape": options.shape,
-            "batch": batch,
-            "source": source,
-            "new_tokens": new_tokens,
-            "ms_per_token": 1000 * statistics.median(taken) / (batch * new_tokens),
-            "ratio_to_generate": statistics.median(
-                own / other for own, other in zip(taken, reference, strict=False)
-            ),
-            "turns": len(taken),
-        }
-        for system, taken in seconds.items()
-    ]
+def build(system, setting: tuple, threads: int):
+    """For `Workers`."""
+    return (stream if isinstance(system, stream.Stream) else systems).build(system, setting, threads)
 
 
-def build(system: System, setting: tuple, threads: int) -> Callable[[], None]:
-    """For `Workers`: decodes one batch of random tokens."""
-    shape, batch, source, new_tokens = setting
-    tokens = torch.randint(3, 32000, (batch, source), generator=torch.Generator().manual_seed(1))
-    decode = decoder(system, shape, tokens, new_tokens, threads)
+def own_systems(num_layers: int, precisions: list[str]) -> list[System]:
+    """The engine whole, and its decoder and encoder alone, in every precision."""
+    result = []
+    for precision in precisions:
+        result += [
+            System("engine", precision, schedule)
+            for schedule in ("full", *static_schedules(num_layers), "ragged")
+        ]
+        result += [
+            System("decoder", precision, schedule) for schedule in ("full", "ragged", "ragged in step")
+        ]
+        result.append(System("encoder", precision))
+    return result
 
-    def call() -> None:
-        decode()
 
-    return call
+def compare(workers: Workers, options, batch: int) -> tuple[list[dict], list[dict]]:
+    """Rows of all systems at a batch, and peers that were left out."""
+    setting = Setting(options.shape, batch, options.source, options.new_tokens, options.seed)
+    peers, left_out = best_peers(workers, options.peers, setting)
+    own = own_systems(random_model(options.shape).num_exits, options.precisions)
+    members = [System("generate"), *peers, *own, System("bandwidth")]
+    rows = take_turns(workers, members, setting, options.rounds, options.budget)
+    for row in rows:
+        row["ratio_to_generate"] = ratio(row, rows[0])
+        if row["system"] == "decoder" and row["schedule"] == "full":
+            add_floor(row, rows[-1])
+    return rows[:-1], [{"batch": batch, **each} for each in left_out]
 
 
-def floor(options) -> dict:
-    """Bandwidth in bytes a second, and by precision the milliseconds that one step's weights take to read."""
-    numbers = torch.ones(2**26)
-    best = float("inf")
-    for _ in range(5):
-        begin = time.perf_counter()
-        numbers.sum().item()
-        best = min(best, time.perf_counter() - begin)
-    bandwidth = numbers.numel() * 4 / best
-    model = random_model(options.shape)
-    read = sum(weight.numel() for name, weight in model.decoder.named_parameters() if "embed" not in name)
-    # Keys and values of the source are computed once.
-    read -= sum(
-        attention.k.weight.numel() + attention.v.weight.numel()
-        for attention in (block.layer[1].EncDecAttention for block in model.decoder.block)
+def add_floor(row: dict, bandwidth: dict) -> None:
+    """To the decoder at full depth: bytes that a step must read, and its time over that of reading them with
+    the bandwidth measured in the same turn."""
+    details, sizes = row["details"], [row[name] for name in ("batch", "source", "new_tokens")]
+    model = random_model(row["shape"])
+    row["step_bytes"] = step_bytes(model, details["computes_in"], *sizes, details["cache_bytes"])
+    read = sum(row["step_bytes"].values())
+    turns = list(zip(row["seconds"], bandwidth["bytes_per_second"], strict=False))
+    row["bandwidth"] = statistics.median(speed for _, speed in turns)
+    row["times_floor"] = statistics.median(
+        seconds / row["new_tokens"] * speed / read for seconds, speed in turns
     )
-    read += model.lm_head.weight.numel()
-    steps = {precision: 1000 * size * read / bandwidth for precision, size in BYTES.items()}
-    return {"bandwidth": bandwidth, "weights": read, "ms_per_step": steps}
+
+
+def lengths(workers: Workers, options) -> list[dict]:
+    """Rows over source lengths and over text lengths, at batch 1."""
+    members = [System("generate"), System("engine"), System("engine", "int8")]
+    members += [System("engine", "int8", "1/3")]
+    sources, texts = ((64, 256, 512, 1024, 2048), (16, 64, 256, 512))
+    if options.quick:
+        sources, texts = (options.source // 2, options.source), (options.new_tokens // 2,)
+    settings = [Setting(options.shape, 1, source, options.new_tokens, options.seed) for source in sources]
+    settings += [Setting(options.shape, 1, options.source, text, options.seed) for text in texts]
+    return [
+        row
+        for setting in settings
+        for row in take_turns(workers, members, setting, options.rounds, options.budget)
+    ]
 
 
 def peak_memory(options) -> list[dict]:
     """Bytes that a process takes at its peak, for each system at full depth with the first batch."""
     rows = []
-    for system in [*BASELINES, System("engine"), System("engine", "int8")]:
+    members = [System("generate")]
+    if "ctranslate2" in options.peers:
+        members += [System("ctranslate2"), System("ctranslate2", "int8")]
+    members += [System("engine", precision) for precision in options.precisions]
+    for system in members:
         child = [sys.executable, __file__, *sys.argv[1:], "--measure-memory", system.name, system.precision]
         output = subprocess.run(child, check=True, capture_output=True, text=True).stdout
         rows.append(
@@ -118,49 +121,77 @@ def peak_memory(options) -> list[dict]:
 
 def print_own_peak(options) -> None:
     """For --measure-memory: what this process has held at its peak, from Linux's /proc."""
-    tokens = torch.randint(3, 32000, (options.batch[0], options.source))
-    decoder(System(*options.measure_memory), options.shape, tokens, options.new_tokens, options.threads)()
+    setting = Setting(options.shape, options.batch[0], options.source, options.new_tokens, options.seed)
+    systems.build(System(*options.measure_memory), setting, options.threads)()
     status = Path("/proc/self/status").read_text(encoding="ascii")
     print(1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1]))
 
 
-def lengths(workers: Workers, options) -> list[dict]:
-    """Rows over source lengths and over text lengths, at batch 1."""
-    systems = [
-        System("generate"),
-        System("engine"),
-        System("engine", "int8"),
-        System("engine", "int8", "1/3"),
+def streams(workers: Workers, options) -> list[dict]:
+    """Continuous against fixed batches, for batches of more than one row, in float32 and int8."""
+    sizes = (options.prompts, 2 * options.source, 2 * options.new_tokens, options.seed)
+    return [
+        row
+        for precision in options.precisions
+        if precision in ("float32", "int8")
+        for rows in options.batch
+        if rows > 1
+        for row in stream.compare(
+            workers, Setting(options.shape, *sizes), rows, precision, min(options.rounds, _STREAM_ROUNDS)
+        )
     ]
-    sources, texts = (
-        ((64, 2048), (16, 128)) if options.quick else ((64, 256, 512, 1024, 2048), (16, 64, 256, 512))
-    )
-    rows = []
-    for source in sources:
-        rows += take_turns(workers, systems, options, 1, source, options.new_tokens)
-    for new_tokens in texts:
-        rows += take_turns(workers, systems, options, 1, options.source, new_tokens)
-    return rows
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", default="t5-small", choices=("t5-small", "t5-base"))
+    parser.add_argument("--shape", default="t5-small", choices=tuple(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=tuple(PRECISIONS))
+    parser.add_argument("--kernels", choices=KERNELS, help="the engine's; default: its own choice")
+    parser.add_argument("--peers", nargs="*", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--source", type=int, default=256)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=200, help="of the stream")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7, help="turns of every system")
     parser.add_argument("--budget", type=float, default=60, help="seconds after which a system skips turns")
-    parser.add_argument("--quick", action="store_true", help="two turns, fewer lengths, no bfloat16")
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts and of drawn layers")
+    parser.add_argument("--quick", action="store_true", help="two turns, fewer lengths")
     parser.add_argument("--json", type=Path, help="also draws the picture beside it")
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.rounds = 2 if options.quick else options.rounds
+    options.rounds = min(2, options.rounds) if options.quick else options.rounds
     torch.set_num_threads(options.threads)
+    choose_kernels(options.kernels)
     return options
+
+
+def measure(options) -> dict:
+    """All parts that are asked for, by name."""
+    environment = provenance(options.seed, "cpu")
+    if "ctranslate2" in options.peers:
+        environment["ctranslate2"] = version("ctranslate2")
+    results = {"environment": environment, "rows": [], "left_out": [], "stream": []}
+    with Workers(build, options.threads) as workers:
+        for batch in options.batch if "systems" in options.parts else []:
+            print(f"{options.shape}, batch {batch}", flush=True)
+            rows, left_out = compare(workers, options, batch)
+            results["rows"] += rows
+            results["left_out"] += left_out
+        if "stream" in options.parts:
+            results["stream"] = streams(workers, options)
+        if "lengths" in options.parts:
+            results["lengths"] = lengths(workers, options)
+    if "memory" in options.parts:
+        results["memory"] = peak_memory(options)
+    environment["kernels"] = sorted(
+        {row["details"]["kernels"] for row in results["rows"] if "details" in row}
+    )
+    results["aims"] = aims(results["rows"], results["stream"])
+    return results
 
 
 def main() -> None:
@@ -169,21 +200,13 @@ def main() -> None:
     if options.measure_memory:
         print_own_peak(options)
         return
-    environment = provenance(0, "cpu") | {"ctranslate2": version("ctranslate2")}
-    workers = Workers(build, options.threads)
-    results = {"environment": environment, "floor": floor(options), "rows": []}
-    for batch in options.batch:
-        print(f"{options.shape}, batch {batch}", flush=True)
-        systems = [*BASELINES, *ENGINE, *ENCODERS, *([] if options.quick else BFLOAT16)]
-        results["rows"] += take_turns(workers, systems, options, batch, options.source, options.new_tokens)
-    results["aims"] = aims(results["rows"])
-    results["lengths"] = lengths(workers, options)
-    results["memory"] = peak_memory(options)
+    results = measure(options)
     print(tables(results))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, results)
-        draw(results, options.json.with_suffix(".png"))
+        if results["rows"]:
+            draw(results["rows"], options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

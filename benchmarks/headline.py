@@ -24,7 +24,7 @@ import torch
 from transformers import AutoTokenizer
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from systems import named_tokens, translator
+from ctranslate2_peer import named_tokens, numbered_tokens, translator
 from workers import Workers
 
 from early_exit import DecodingSetting, ExitPolicy
@@ -90,7 +90,7 @@ def build(system: System, setting: tuple, threads: int) -> Callable[[], tuple]:
             for first in range(0, records, batch):
                 part = named[first : first + batch]
                 texts += decoder.translate_batch(part, beam_size=1, max_decoding_length=NEW_TOKENS)
-            return [[int(token[1:-1]) for token in text.hypotheses[0]] for text in texts], None
+            return [numbered_tokens(text.hypotheses[0]) for text in texts], None
 
         return translate
 
@@ -200,12 +200,10 @@ def main() -> None:
     found = [(result, result["deltas"][0]) for result in results if result["deltas"][0]["certified"]]
     certified = [(entry["delta"], setting_of(result, entry)) for result, entry in found]
     layers = load_model(str(options.model)).num_exits
-    members, workers = (
-        systems(layers, options.thresholds, options.top_k, certified),
-        Workers(build, options.threads),
-    )
+    members = systems(layers, options.thresholds, options.top_k, certified)
     environment = provenance(0, "cpu") | {"ctranslate2": version("ctranslate2")}
-    rows = [row for batch in options.batch for row in compare(workers, members, options, batch)]
+    with Workers(build, options.threads) as workers:
+        rows = [row for batch in options.batch for row in compare(workers, members, options, batch)]
     print(table(rows))
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,7 @@ def compare(texts: list[dict], exact: list[dict]) -> dict:
     }
 
 
+@torch.no_grad()
 def main() -> None:
     """Prints the table; with --json writes it as well."""
     parser = argparse.ArgumentParser(
@@ -117,5 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

@@ -1,107 +1,156 @@
-"""Tables, aims and the picture of `decode_speed.py`, from its rows."""
+"""Aims and tables of `decode_speed.py`, from its rows."""
 
-from pathlib import Path
+from turns import ratio
 
 from util.results import markdown_table
 
-# What a ratio should not exceed, at batch 1: (precision, schedule, system to compare with, aim).
-_AIMS_AT_ONE = [
-    ("float32", "full", "generate", 0.55),
-    ("int8", "full", "generate", 0.20),
-    ("int8", "full", "ctranslate2 int8", 0.60),
-    ("int8", "1/3", "generate", 0.12),
-    ("int8", "1/3", "ctranslate2 int8", 0.37),
+# What a system's time to another's should not exceed, for T5-small's shape: (batch, system, other, aim),
+# where a system is (name, precision, schedule).
+_AIMS = [
+    (1, ("engine", "int8", "full"), ("generate", "float32", "full"), 0.075),
+    (1, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.25),
+    (1, ("engine", "int8", "1/3"), ("generate", "float32", "full"), 0.035),
+    (1, ("engine", "float32", "full"), ("ctranslate2", "float32", "full"), 0.80),
+    (1, ("engine", "int4", "full"), ("engine", "int8", "full"), 0.75),
+    (8, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.4),
+    (32, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.6),
 ]
+_RAGGED_AIM, _FLOOR_AIM, _STREAM_AIM = 0.5, 1.3, 0.7
 
 
-def aims(rows: list[dict]) -> list[dict]:
-    """What the engine should reach, beside what it did: `name`, `aim`, `measured`. For ragged exits, whose
-    encoder costs what full depth's does, also `measured_without_encoder`."""
-    ratios = {
-        (row["batch"], row["system"], row["precision"], row["schedule"]): row["ratio_to_generate"]
-        for row in rows
-    }
+def aims(rows: list[dict], stream: list[dict]) -> list[dict]:
+    """What the engine should reach, beside what it did: `name`, `aim`, `measured`."""
+    found = {_key(row): row for row in rows}
     result = []
 
-    def compare(batch: int, own: tuple[str, str], other: tuple[str, str, str], aim: float, name: str) -> None:
-        own_ratio = ratios.get((batch, "engine", *own))
-        if own_ratio is not None and (batch, *other) in ratios:
-            measured = own_ratio / ratios[batch, *other]
-            result.append({"name": f"batch {batch}: {name}", "aim": aim, "measured": measured})
+    def compare(batch: int, own: tuple, other: tuple, aim: float) -> None:
+        if (batch, *own) in found and (batch, *other) in found:
+            measured = ratio(found[batch, *own], found[batch, *other])
+            name = f"batch {batch}: {_name(own)} / {_name(other)}"
+            result.append({"name": name, "aim": aim, "measured": measured})
 
-    for precision, schedule, system, aim in _AIMS_AT_ONE:
-        other = ("generate", "float32", "full") if system == "generate" else ("ctranslate2", "int8", "full")
-        depth = "full depth" if schedule == "full" else f"{schedule} of the depth"
-        compare(1, (precision, schedule), other, aim, f"{precision}, {depth} / {system}")
-    for batch in sorted({row["batch"] for row in rows} - {1}):
-        for precision in ("float32", "int8"):
-            full = ("full depth / ctranslate2 " + precision, ("ctranslate2", precision, "full"))
-            compare(batch, (precision, "full"), full[1], 1.0, f"{precision}, {full[0]}")
-            own_full = ("engine", precision, "full")
-            compare(batch, (precision, "ragged"), own_full, 0.6, f"{precision}, ragged L/3 / own full depth")
-            encoder = ratios.get((batch, "encoder", precision, "full"))
-            if encoder is not None:
-                ragged, full = ratios[batch, "engine", precision, "ragged"], ratios[batch, *own_full]
-                result[-1]["measured_without_encoder"] = (ragged - encoder) / (full - encoder)
+    for aim in _AIMS:
+        compare(*aim)
+    for batch, system, precision, schedule in found:
+        if batch > 1 and (system, schedule) == ("decoder", "ragged"):
+            own = (system, precision, schedule)
+            compare(batch, own, (system, precision, "full"), _RAGGED_AIM)
+    floor = found.get((1, "decoder", "int8", "full"))
+    if floor is not None:
+        name = "batch 1: decoder int8 / reading its bytes"
+        result.append({"name": name, "aim": _FLOOR_AIM, "measured": floor["times_floor"]})
+    for row in stream:
+        name = f"stream, {row['rows']} rows {row['precision']} {row['schedule']}: continuous / fixed"
+        result.append({"name": name, "aim": _STREAM_AIM, "measured": row["ratio"]})
     return result
-
-
-def layer_costs(rows: list[dict]) -> dict[str, float]:
-    """Share of a full-depth token's time that half of the decoder layers take, by batch and precision."""
-    times = {
-        (row["batch"], row["precision"], row["schedule"]): row for row in rows if row["system"] == "engine"
-    }
-    return {
-        f"batch {batch}, {precision}": 1
-        - times[batch, precision, "1/2"]["ratio_to_generate"] / row["ratio_to_generate"]
-        for (batch, precision, schedule), row in times.items()
-        if schedule == "full" and (batch, precision, "1/2") in times
-    }
 
 
 def tables(results: dict) -> str:
     """Everything measured, as Markdown."""
-    sections = [_main_table(results), _aims_table(results["aims"]), _lengths_table(results["lengths"])]
-    floor = results["floor"]
-    steps = ", ".join(f"{precision} {time:.2f} ms" for precision, time in floor["ms_per_step"].items())
-    sections.append(f"Floor at {floor['bandwidth'] / 1e9:.1f} GB/s, a step of any batch: {steps}.")
-    shares = ", ".join(f"{where}: {share:.0%}" for where, share in layer_costs(results["rows"]).items())
-    sections.append(f"Half of the decoder layers take of a token's time: {shares}.")
-    memory = ", ".join(
-        f"{row['system']} {row['precision']} {row['peak_bytes'] / 2**20:.0f} MiB" for row in results["memory"]
-    )
-    sections.append(f"Peak memory of a process: {memory}.")
+    sections = []
+    if results["rows"]:
+        whole = [row for row in results["rows"] if row["system"] != "decoder"]
+        sections += [_main_table(whole), _decoder_table(results["rows"])]
+    if results["stream"]:
+        sections.append(_stream_table(results["stream"]))
+    if results["aims"]:
+        sections.append(_aims_table(results["aims"]))
+    if "lengths" in results:
+        sections.append(_lengths_table(results["lengths"]))
+    if "memory" in results:
+        peaks = (
+            f"{row['system']} {row['precision']} {row['peak_bytes'] / 2**20:.0f} MiB"
+            for row in results["memory"]
+        )
+        sections.append(f"Peak memory of a process: {', '.join(peaks)}.")
+    sections += [
+        f"Left out at batch {each['batch']}: {each['system']}, {each['reason']}."
+        for each in results["left_out"]
+    ]
     return "\n\n".join(sections)
 
 
-def _main_table(results: dict) -> str:
-    rows = results["rows"]
+def _key(row: dict) -> tuple:
+    return row["batch"], row["system"], row["precision"], row["schedule"]
+
+
+def _name(system: tuple[str, str, str]) -> str:
+    name, precision, schedule = system
+    if name == "generate":
+        return name
+    return f"{name} {precision}" + ("" if schedule == "full" else f" {schedule}")
+
+
+def _main_table(rows: list[dict]) -> str:
+    """A line a system, milliseconds per token and ratio to `generate` a batch."""
     batches = sorted({row["batch"] for row in rows})
-    systems = list(dict.fromkeys((row["system"], row["precision"], row["schedule"]) for row in rows))
-    cells = {(row["batch"], row["system"], row["precision"], row["schedule"]): row for row in rows}
+    found = {_key(row): row for row in rows}
     header = ["system", "precision", "depth"]
     for batch in batches:
-        header += [f"batch {batch}: ms/token", "ratio"]
+        header += [f"batch {batch}: ms/token", "ratio", "text"]
     lines = []
-    for system in systems:
+    for system in dict.fromkeys(_key(row)[1:] for row in rows):
         line = list(system)
         for batch in batches:
-            row = cells[batch, *system]
-            line += [f"{row['ms_per_token']:.2f}", f"{row['ratio_to_generate']:.2f}"]
+            line += _main_cells(found.get((batch, *system)))
         lines.append(line)
+    note = "text: how far from the float32 model's, 0 is equal, 1 any text."
+    return markdown_table([header, *lines]) + "\n\n" + note
+
+
+def _main_cells(row: dict | None) -> list[str]:
+    if row is None:
+        return ["", "", ""]
+    text = f"{row['lost_logit']:.3f}" if "lost_logit" in row else ""
+    return [f"{row['ms_per_token']:.3f}", f"{row['ratio_to_generate']:.3f}", text]
+
+
+def _decoder_table(rows: list[dict]) -> str:
+    """The decoder without the encoder, beside the whole."""
+    found = {_key(row): row for row in rows}
+    header = ["batch", "precision", "depth", "decoder: ms/token", "own full depth", "MB a step", "GB/s"]
+    lines = [[*header, "times floor", "whole: ms/token", "own full depth"]]
+    for (batch, system, precision, schedule), row in found.items():
+        if system != "decoder":
+            continue
+        line = [str(batch), precision, schedule, f"{row['ms_per_token']:.3f}"]
+        line.append(f"{ratio(row, found[batch, system, precision, 'full']):.2f}")
+        if "times_floor" in row:
+            line.append(f"{sum(row['step_bytes'].values()) / 1e6:.1f}")
+            line += [f"{row['bandwidth'] / 1e9:.1f}", f"{row['times_floor']:.2f}"]
+        else:
+            line += [""] * 3
+        # As `generate` decodes, rows stay in step.
+        depth = {"full": "full", "ragged in step": "ragged"}.get(schedule)
+        whole, full = (found.get((batch, "engine", precision, each)) for each in (depth, "full"))
+        line += ["", ""] if whole is None else [f"{whole['ms_per_token']:.3f}", f"{ratio(whole, full):.2f}"]
+        lines.append(line)
+    return markdown_table(lines)
+
+
+def _stream_table(rows: list[dict]) -> str:
+    lines = [
+        [
+            str(row["rows"]),
+            row["precision"],
+            row["schedule"],
+            f"{row['continuous_seconds']:.2f}",
+            f"{row['fixed_seconds']:.2f}",
+            f"{row['ratio']:.2f}",
+            f"{row['same_texts']:.0%}",
+        ]
+        for row in rows
+    ]
+    header = ["stream: rows", "precision", "depth", "continuous: s", "fixed: s", "ratio", "same texts"]
     return markdown_table([header, *lines])
-
-
-_BESIDE = "measured_without_encoder"
 
 
 def _aims_table(rows: list[dict]) -> str:
     lines = [
         [
             row["name"],
-            f"{row['aim']:.2f}",
-            f"{row['measured']:.2f}"
-            + (f" ({row[_BESIDE]:.2f} without the encoder)" if _BESIDE in row else ""),
+            f"{row['aim']:g}",
+            f"{row['measured']:.3f}",
             "yes" if row["measured"] <= row["aim"] else "no",
         ]
         for row in rows
@@ -111,50 +160,11 @@ def _aims_table(rows: list[dict]) -> str:
 
 def _lengths_table(rows: list[dict]) -> str:
     places = list(dict.fromkeys((row["source"], row["new_tokens"]) for row in rows))
-    systems = list(dict.fromkeys((row["system"], row["precision"], row["schedule"]) for row in rows))
-    cells = {
-        (row["source"], row["new_tokens"], row["system"], row["precision"], row["schedule"]): row
-        for row in rows
-    }
-    header = ["source", "new tokens", *(" ".join(system) + ": ms/token" for system in systems)]
+    systems = list(dict.fromkeys(_key(row)[1:] for row in rows))
+    cells = {(row["source"], row["new_tokens"], *_key(row)[1:]): row for row in rows}
+    header = ["source", "new tokens", *(f"{_name(system)}: ms/token" for system in systems)]
     lines = [
         [str(source), str(new), *(f"{cells[source, new, *system]['ms_per_token']:.2f}" for system in systems)]
         for source, new in places
     ]
     return markdown_table([header, *lines])
-
-
-def draw(results: dict, path: Path) -> None:
-    """Bars of the ratio to `generate`, a panel a batch."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in results["rows"] if row["precision"] != "bfloat16" and row["system"] != "encoder"]
-    batches = sorted({row["batch"] for row in rows})
-    colours = {"generate": "0.45", "ctranslate2": "tab:orange", "engine": "tab:blue"}
-    figure, panels = pyplot.subplots(
-        1, len(batches), figsize=(4 * len(batches) + 1.5, 4.5), sharey=True, squeeze=False
-    )
-    for panel, batch in zip(panels[0], batches, strict=True):
-        shown = [row for row in rows if row["batch"] == batch]
-        names = [
-            f"{row['system']} {row['precision']}"
-            + ("" if row["schedule"] == "full" else f", {row['schedule']}")
-            for row in shown
-        ]
-        bars = panel.barh(
-            names,
-            [row["ratio_to_generate"] for row in shown],
-            color=[colours[row["system"]] for row in shown],
-        )
-        panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-        panel.set(
-            title=f"{rows[0]['shape']}, batch {batch}", xlabel="time per token / generate", xlim=(0, 1.15)
-        )
-        panel.grid(axis="x", alpha=0.3)
-    panels[0][0].invert_yaxis()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

@@ -1,78 +1,187 @@
-"""What `decode_speed.py` times: functions that decode one batch, encoder included."""
+"""What the speed benchmarks time: functions that decode one batch of random prompts with random weights."""
 
-import tempfile
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any, NamedTuple
 
+import ctranslate2_peer
+import numpy as np
+import onnx_peer
 import torch
+from bandwidth import measured_bandwidth
 from torch import Tensor
 
 from early_exit import ExitPolicy
-from models.encoder import packed_encoder
+from early_exit.decoding.engine import Prompt
+from models.engines import engine_for, precision_of
 from models.shapes import shape_config
 from models.t5 import EarlyExitT5
 
 VOCABULARY = 32128
-SCHEDULES = ("full", "1/2", "1/3", "1/4", "ragged")
+KERNELS = ("native", "torch")
+STATIC = ("1/3", "1/4", "1/6")
+
+
+class Setting(NamedTuple):
+    """source, new_tokens: lengths; seed: of the prompts and of the drawn layers."""
+
+    shape: str
+    batch: int
+    source: int
+    new_tokens: int
+    seed: int
 
 
 @dataclass(frozen=True)
 class System:
-    """generate, ctranslate2, engine or its encoder alone, in a precision; schedule: where tokens leave."""
+    """What is timed, in a precision.
+
+    name: generate; ctranslate2; onnxruntime; engine (`generate` with an exit policy, encoder included);
+    decoder (the engine without the encoder); encoder (the engine's); bandwidth (reading a large tensor).
+    schedule: where tokens leave, see `policy`; in the decoder alone ragged rows get out of step, where
+    that is faster, but for "ragged in step", as `generate` decodes. settings: environment variables of its
+    process.
+    """
 
     name: str
     precision: str = "float32"
     schedule: str = "full"
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def process(self) -> str:
-        """Name of the process that it runs in: torch's systems share one, CTranslate2 has one a precision."""
-        return f"ctranslate2 {self.precision}" if self.name == "ctranslate2" else "torch"
+        """Name of the process that it runs in: torch's systems share one, a peer has one a precision."""
+        if self.name not in ("ctranslate2", "onnxruntime"):
+            return "torch"
+        return " ".join([self.name, self.precision, *(f"{name}={value}" for name, value in self.settings)])
 
     def __str__(self) -> str:
-        depth = "" if self.schedule == "full" else f", {self.schedule} of the depth"
-        return f"{self.name} {self.precision}{depth}"
+        depth = "" if self.schedule == "full" else f", {self.schedule}"
+        settings = "".join(f", {name}={value}" for name, value in self.settings)
+        return f"{self.name} {self.precision}{depth}{settings}"
 
 
 @cache
 def random_model(shape: str) -> EarlyExitT5:
-    """A model with random weights that never ends a text."""
+    """A model with random weights that never ends a text.
+
+    As T5 draws weights, a text is one token again and again, whatever the layers compute, and wrong
+    arithmetic does not show. So layers add more to the embeddings, positions count for more, and feed-forward
+    layers lose the part that is the same for all tokens. Nothing of that changes the time.
+    """
     torch.manual_seed(0)
     model = EarlyExitT5(shape_config(shape, VOCABULARY)).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("relative_attention_bias.weight"):
+            weight.data *= 60
+        elif name.endswith((".o.weight", ".wo.weight")):  # into the residual stream
+            weight.data *= 20
+            if ".wo." in name:
+                weight.data -= weight.data.mean(dim=1, keepdim=True)
     model.generation_config.eos_token_id = None
     return model
 
 
-def decoder(
-    system: System, shape: str, source: Tensor, new_tokens: int, threads: int
-) -> Callable[[], object]:
-    """A call that decodes `source` [batch, length] and gives the tokens. threads: CTranslate2's; torch's are
-    what torch is set to."""
+def choose_kernels(name: str | None) -> None:
+    """The engine's arithmetic, in all processes that are started from now on; None: its own choice."""
+    if name is not None:
+        os.environ["EARLY_EXIT_KERNELS"] = name
+
+
+def random_source(setting: Setting) -> Tensor:
+    """[batch, source] tokens."""
+    generator = torch.Generator().manual_seed(setting.seed)
+    return torch.randint(3, VOCABULARY - 128, (setting.batch, setting.source), generator=generator)
+
+
+def build(system: System, setting: tuple, threads: int) -> Callable[[], dict[str, Any]]:
+    """For `Workers`. A call decodes a batch and gives `tokens` [rows][new tokens], where there are any; for
+    the decoder `details` as well, for bandwidth `bytes_per_second`.
+
+    threads: of the peers; torch's are what torch is set to.
+    """
+    setting = Setting(*setting)
+    if system.name == "bandwidth":
+        return lambda: {"bytes_per_second": measured_bandwidth()}
+    model, source = random_model(setting.shape), random_source(setting)
     if system.name == "ctranslate2":
-        return _ctranslate2(system, shape, source, new_tokens, threads)
-    model = random_model(shape)
+        return ctranslate2_peer.decoder(model, system.precision, source, setting.new_tokens, threads)
+    if system.name == "onnxruntime":
+        return onnx_peer.decoder(model, system.precision, source, setting.new_tokens, threads)
     if system.name == "encoder":
-        encoder = packed_encoder(model, system.precision)
-        return torch.no_grad()(lambda: encoder(input_ids=source))
-    options = {"input_ids": source, "max_new_tokens": new_tokens}
+        encoder = engine_for(model, ExitPolicy(), precision_of(model, system.precision)).encoder
+        return partial(_encode, encoder, source)
+    if system.name == "decoder":
+        return _decoder_alone(system, model, source, setting)
+    options = {"input_ids": source, "max_new_tokens": setting.new_tokens, "exit_policy": None}
     if system.name == "engine":
-        options["exit_policy"] = policy(system.schedule, model.num_exits, len(source), new_tokens)
-        options["engine_precision"] = system.precision
-    return lambda: model.generate(**options)
+        options |= {
+            "exit_policy": policy(system.schedule, model.num_exits, setting),
+            "engine_precision": system.precision,
+        }
+    return lambda: {"tokens": model.generate(**options)[:, 1:].tolist()}
 
 
-def policy(schedule: str, num_layers: int, rows: int, new_tokens: int) -> ExitPolicy:
-    """full; 1/n: all tokens leave at that share of the layers, rounded to whole ones and at least 1; ragged:
-    each token at a layer of its own, drawn with mean L/3."""
+@torch.no_grad()
+def _encode(encoder: torch.nn.Module, source: Tensor) -> dict[str, Any]:
+    encoder(input_ids=source)
+    return {}
+
+
+@torch.no_grad()
+def _decoder_alone(system: System, model: EarlyExitT5, source: Tensor, setting: Setting) -> Callable:
+    exits = policy(system.schedule, model.num_exits, setting)
+    held = engine_for(model, exits, precision_of(model, system.precision))
+    start = np.zeros(1, dtype=np.int64)
+    prompts = [Prompt(states, start) for states in held.encoder(input_ids=source).last_hidden_state.float()]
+    in_step = system.schedule.endswith("in step")
+    kernels = held.engine.kernels
+    details = {
+        "kernels": type(kernels).__name__,
+        "computes_in": kernels.precision,
+        "cache_bytes": kernels.dtype.itemsize,
+    }
+
+    def call() -> dict[str, Any]:
+        texts = [[] for _ in prompts]
+
+        def choose(numbers, lengths, scores):
+            tokens = scores.tokens()
+            for number, token in zip(numbers.tolist(), tokens.tolist(), strict=True):
+                texts[number].append(token)
+            return tokens, np.zeros(len(tokens), dtype=bool)
+
+        held.engine.decode_batch(prompts, exits, choose, setting.new_tokens, in_step=in_step)
+        return {"tokens": texts, "details": details}
+
+    return call
+
+
+def static_schedules(num_layers: int) -> list[str]:
+    """Those of `STATIC` that leave at different layers."""
+    layers = {static_layer(schedule, num_layers): schedule for schedule in reversed(STATIC)}
+    return [schedule for schedule in STATIC if schedule in layers.values()]
+
+
+def static_layer(schedule: str, num_layers: int) -> int:
+    """1/n → that share of the layers, rounded to whole ones and at least 1."""
+    return max(1, round(num_layers / int(schedule[2:])))
+
+
+def policy(schedule: str, num_layers: int, setting: Setting) -> ExitPolicy:
+    """full; 1/n: all tokens leave at that share of the layers; ragged: each token at a layer of its own,
+    drawn with mean L/3."""
     if schedule == "full":
         return ExitPolicy()
-    if schedule != "ragged":
-        return ExitPolicy(static_layer=max(1, round(num_layers / int(schedule[2:]))))
-    return ExitPolicy(static_layer=ragged_layers(num_layers, rows, new_tokens))
+    if schedule.startswith("ragged"):
+        layers = ragged_layers(num_layers, setting.batch, setting.new_tokens, setting.seed)
+        return ExitPolicy(static_layer=layers)
+    return ExitPolicy(static_layer=static_layer(schedule, num_layers))
 
 
-def ragged_layers(num_layers: int, rows: int, new_tokens: int) -> Tensor:
+def ragged_layers(num_layers: int, rows: int, new_tokens: int, seed: int) -> Tensor:
     """[rows, new_tokens] layers: geometric from 1 on, cut at L, with a mean of L/3."""
     layers = torch.arange(1, num_layers + 1)
     low, high = 0.01, 0.999
@@ -81,52 +190,6 @@ def ragged_layers(num_layers: int, rows: int, new_tokens: int) -> Tensor:
         weights = (1 - share) ** (layers - 1.0)
         mean = (weights * layers).sum() / weights.sum()
         low, high = (share, high) if mean > num_layers / 3 else (low, share)
-    drawn = torch.multinomial(
-        weights, rows * new_tokens, replacement=True, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.multinomial(weights, rows * new_tokens, replacement=True, generator=generator)
     return (drawn + 1).view(rows, new_tokens)
-
-
-def _ctranslate2(
-    system: System, shape: str, source: Tensor, new_tokens: int, threads: int
-) -> Callable[[], object]:
-    random = _random_translator(shape, system.precision, threads)
-    tokens = named_tokens(source.tolist())
-    lengths = {"min_decoding_length": new_tokens, "max_decoding_length": new_tokens}
-    return lambda: random.translate_batch(tokens, beam_size=1, **lengths)
-
-
-@cache
-def _random_translator(shape: str, precision: str, threads: int):
-    return translator(random_model(shape), precision, threads)
-
-
-def named_tokens(rows: list[list[int]]) -> list[list[str]]:
-    """Token numbers by the names that `translator` gives them."""
-    return [[f"<{token}>" for token in row] for row in rows]
-
-
-def translator(model: EarlyExitT5, precision: str, threads: int):
-    """CTranslate2 with a model's weights and a made-up vocabulary."""
-    import ctranslate2
-    from ctranslate2.converters.converter import Converter
-    from ctranslate2.converters.transformers import T5Loader
-
-    class Vocabulary:
-        pad_token, eos_token, unk_token = "<0>", "<1>", "<2>"
-
-        def get_vocab(self) -> dict[str, int]:
-            return {f"<{token}>": token for token in range(model.config.vocab_size)}
-
-        def convert_ids_to_tokens(self, token: int) -> str:
-            return f"<{token}>"
-
-    class FromMemory(Converter):
-        def _load(self):
-            return T5Loader()(model, Vocabulary())
-
-    with tempfile.TemporaryDirectory() as folder:
-        FromMemory().convert(folder, quantization=precision, force=True)
-        return ctranslate2.Translator(
-            folder, device="cpu", compute_type=precision, inter_threads=1, intra_threads=threads
-        )

@@ -1,5 +1,4 @@
-"""Processes that time calls for `decode_speed.py` and `headline.py`: one for torch and one for each precision
-of CTranslate2.
+"""Processes that time calls for the speed benchmarks: one for torch and one for each precision of a peer.
 
 Not one process for all: each brings threads of the same OpenMP library, which stops letting threads wait
 actively as soon as it manages more of them than there are processors. Measured on two cores: after one use of
@@ -9,9 +8,11 @@ model was loaded beside it.
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -21,33 +22,62 @@ class Workers:
     """Call `timed` to time a system; a process starts with its first system.
 
     build: gets a system, a setting and threads; returns the call to be timed, which gives what can be sent to
-    another process.
+    another process. Use it in a `with`, at whose end the processes end.
     """
 
     def __init__(self, build: Callable[[Any, tuple, int], Callable[[], Any]], threads: int):
         self._build, self._threads = build, threads
         self._connections: dict[str, Connection] = {}
+        self._processes: dict[str, BaseProcess] = {}
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(self, *_) -> None:
+        for process in list(self._connections):
+            self.end(process)
+
+    def end(self, process: str) -> None:
+        """Ends a process and frees its memory; its next system starts another."""
+        if process in self._connections:
+            self._connections.pop(process).close()
+            self._processes.pop(process).join()
 
     def timed(self, system, *setting) -> tuple[float, Any]:
-        """Seconds of one call, and what it gave. system.process: the process that it runs in."""
-        connection = self._connection(system.process)
-        connection.send((system, setting))
-        answer = connection.recv()
+        """Seconds of one call, and what it gave.
+
+        system.process: the process that it runs in; system.settings, where it has them: environment
+        variables of that process. Raises what the call raised, and RuntimeError where its process dies.
+        """
+        connection = self._connection(system)
+        try:
+            connection.send((system, setting))
+            answer = connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self.end(system.process)
+            raise RuntimeError(f"the process of {system} ended") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _connection(self, process: str) -> Connection:
+    def _connection(self, system) -> Connection:
+        process = system.process
         if process not in self._connections:
             context = multiprocessing.get_context("spawn")
             ours, theirs = context.Pipe()
-            arguments = (theirs, process, self._build, self._threads)
-            context.Process(target=_answer, args=arguments, daemon=True).start()
-            self._connections[process] = ours
+            settings = getattr(system, "settings", ())
+            arguments = (theirs, process, self._build, self._threads, dict(settings))
+            child = context.Process(target=_answer, args=arguments, daemon=True)
+            child.start()
+            theirs.close()  # so that its end is seen
+            self._connections[process], self._processes[process] = ours, child
         return self._connections[process]
 
 
-def _answer(connection: Connection, process: str, build: Callable, threads: int) -> None:
+def _answer(
+    connection: Connection, process: str, build: Callable, threads: int, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
     # Beside CTranslate2 torch only makes the model: it must not start threads of its own.
     torch.set_num_threads(threads if process == "torch" else 1)
     calls = {}
@@ -66,4 +96,4 @@ def _answer(connection: Connection, process: str, build: Callable, threads: int)
             result = calls[request]()
             connection.send((time.perf_counter() - begin, result))
         except Exception as error:  # the parent raises it
-            connection.send(error)
+            connection.send(RuntimeError(f"{type(error).__name__}: {error}"))

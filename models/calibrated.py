@@ -16,6 +16,7 @@ from models.effective_generation import (
 )
 from models.engines import kept_for
 from models.exit_heads import fingerprint
+from models.generation import early_exit_generate
 from models.options import why_not_served
 
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
@@ -73,6 +74,8 @@ def calibrated_policy(
     if values is None:
         return None, engine_precision
     certified = Certified.from_dict(values)
+    if options.get("custom_generate") is early_exit_generate:
+        del options["custom_generate"]  # the loop that a policy selects anyway
     with_length = _with_length(options, certified.max_length)
     called = effective_generation(model, with_length)
     reason = why_not_served(merged_config(model, options)[0], options)

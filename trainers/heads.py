@@ -19,6 +19,11 @@ from trainers.loss_means import LossMeans
 _RATE_FACTORS = {"vanilla_classifier": 10.0, "MLP": 3.0}
 
 
+def head_rate(name: str, learning_rate: float) -> float:
+    """The learning rate that a head is trained with."""
+    return learning_rate * _RATE_FACTORS.get(name, 1.0)
+
+
 class HeadTrainer(GenerationTrainer):
     """Trains exit heads of a model of `models.t5`, the rest of which is frozen and runs once a batch for all.
 
@@ -58,7 +63,7 @@ class HeadTrainer(GenerationTrainer):
             groups = [
                 {
                     "params": list(self.model.exit_heads[name].parameters()),
-                    "lr": settings["lr"] * _RATE_FACTORS.get(name, 1.0),
+                    "lr": head_rate(name, settings["lr"]),
                 }
                 for name in self._heads
             ]

@@ -30,7 +30,8 @@ class StableTrainer(Seq2SeqTrainer):
             raise ValueError(
                 "compute_loss_func is not supported: the losses at the exits are the model's own"
             )
-        self.add_callback(_StopAtGradient)
+
+        self.add_callback(_KeepIntervals)
 
     def train(self, *args, **kwargs):
         mixed = self.accelerator.mixed_precision
@@ -48,6 +49,13 @@ class StableTrainer(Seq2SeqTrainer):
             raise _diverged(self.state, f"the loss is {loss.mean().item()}")
         return loss
 
+    def _get_grad_norm(self, *args, **kwargs) -> Tensor:
+        # The Trainer asks between clipping and the step. Clipping turns a norm beyond float32 into zeros.
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            raise _diverged(self.state, f"the norm of the gradient is {float(norm)}")
+        return norm
+
     def save_model(self, *args, **kwargs) -> None:
         for name, weight in self.model.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -57,11 +65,11 @@ class StableTrainer(Seq2SeqTrainer):
         super().save_model(*args, **kwargs)
 
 
-class _StopAtGradient(TrainerCallback):
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise _diverged(state, "the gradient is not finite")
+class _KeepIntervals(TrainerCallback):
+    """A run that goes on from a checkpoint logs, saves and evaluates as it says, not as that one did."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.compute_steps(args, state.max_steps)
 
 
 def _diverged(state, what: str) -> TrainingDivergedError:

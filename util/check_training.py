@@ -10,6 +10,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from util.errors import UsageError
+from util.optimizer import small_optimizer
 from util.resume import resumption
 from util.training_flags import REFUSED
 
@@ -20,6 +21,8 @@ _RANGES = {
     "gradient_accumulation_steps": (1, math.inf),
     "generation_num_beams": (1, math.inf),
     "num_train_epochs": (0, math.inf),
+    "save_steps": (0, math.inf),
+    "save_total_limit": (1, math.inf),
     "learning_rate": (0, math.inf),
     "weight_decay": (0, math.inf),
     "max_grad_norm": (0, math.inf),
@@ -41,6 +44,8 @@ def check_training(
         value = getattr(training, name)
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name} {value} is outside {low} to {high}")
+    if training.max_steps == 0 or training.max_steps < -1:
+        raise UsageError(f"--max_steps {training.max_steps} is outside 1 to inf, and not -1, for epochs")
     _check_types(training, calibrates, exits)
     if training.prediction_loss_only and training.predict_with_generate:
         raise UsageError("--prediction_loss_only and --predict_with_generate contradict each other; give one")
@@ -83,7 +88,8 @@ def _check_refused(training: Seq2SeqTrainingArguments) -> None:
     default = Seq2SeqTrainingArguments(output_dir=training.output_dir, use_cpu=training.use_cpu)
     for name, why in REFUSED.items():
         value = getattr(training, name)
-        if value != getattr(default, name):
+        asks_for_nothing = value is False and getattr(default, name) is None
+        if value != getattr(default, name) and not asks_for_nothing:
             raise UsageError(f"--{name} {value} {why}")
     sharded = [
         name for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED") if _is_true(os.environ.get(name))
@@ -142,13 +148,12 @@ def _check_steps(training: Seq2SeqTrainingArguments, trains_heads: bool) -> None
 
 def _check_optimizer(training: Seq2SeqTrainingArguments, trains_heads: bool) -> None:
     """Makes the optimizer and the schedule, for a model of one weight."""
-    model, what = torch.nn.Linear(1, 1), f"--optim {training.optim.value}"
+    what = f"--optim {training.optim.value}"
     try:
-        make, settings = Seq2SeqTrainer.get_optimizer_cls_and_kwargs(training, model)
-        plain = isinstance(make, type) and not {"params", "model", "optimizer_dict"} & set(settings)
-        if trains_heads and not plain:
+        optimizer = small_optimizer(training)
+        if trains_heads and optimizer is None:
             raise ValueError("is not for --train_meta_cm_head, whose heads have rates of their own")
-        optimizer = make(model.parameters(), **settings) if plain else torch.optim.SGD(model.parameters())
+        optimizer = optimizer or torch.optim.SGD(torch.nn.Linear(1, 1).parameters())
         what = f"--lr_scheduler_type {training.lr_scheduler_type.value}"
         get_scheduler(
             training.lr_scheduler_type,

@@ -8,9 +8,10 @@ from safetensors import SafetensorError, safe_open
 from transformers import Seq2SeqTrainingArguments
 
 from util.errors import UsageError
+from util.optimizer import small_optimizer
 
 STATE_FILE = "trainer_state.json"
-_FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")
+FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")  # without which training cannot go on as it was
 
 
 def resumption(training: Seq2SeqTrainingArguments) -> Path | bool | None:
@@ -23,15 +24,17 @@ def resumption(training: Seq2SeqTrainingArguments) -> Path | bool | None:
     return known.get(asked.lower(), Path(asked))
 
 
-def check_checkpoint(folder: Path, model, trained: int, max_steps: int) -> None:
-    """Raises UsageError where training of a model cannot go on from a folder.
+def check_checkpoint(
+    folder: Path, model, trained: int, rates: set[float], training: Seq2SeqTrainingArguments
+) -> None:
+    """Raises UsageError where training of a model cannot go on from a folder as `training` says.
 
-    trained: the number of parameters, as tensors, that are trained; max_steps: of the run, or not above 0.
+    trained: the number of parameters, as tensors, that are trained; rates: the run's learning rates for them.
     """
     refuse = f"--resume_from_checkpoint {folder}: "
     if not folder.is_dir():
         raise UsageError(refuse + "no such folder")
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UsageError(refuse + f"not a checkpoint of a training run, which holds {missing[0]}")
     try:
@@ -42,12 +45,41 @@ def check_checkpoint(folder: Path, model, trained: int, max_steps: int) -> None:
         ]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UsageError(refuse + f"cannot be read: {' '.join(str(error).split())}") from error
-    if 0 < max_steps <= step:
-        raise UsageError(refuse + f"it has reached step {step} of --max_steps {max_steps}")
+    if 0 < training.max_steps <= step:
+        raise UsageError(refuse + f"it has reached step {step} of --max_steps {training.max_steps}")
     _check_shapes(refuse, shapes, model)
     held = sum(len(group["params"]) for group in groups)
     if held != trained:
         raise UsageError(refuse + f"its optimizer trained {held} weights, this run trains {trained}")
+    _check_optimizer(refuse, groups, rates, training)
+
+
+def _check_optimizer(refuse: str, groups: list[dict], rates: set[float], training) -> None:
+    """A checkpoint brings its optimizer's settings along: other ones would have no effect."""
+    optimizer = small_optimizer(training)
+    asked = (
+        {}
+        if optimizer is None
+        else {name: {_comparable(value)} for name, value in optimizer.defaults.items()}
+    )
+    asked |= {"weight_decay": {training.weight_decay}, "initial_lr": rates}
+    asked.pop("lr", None)  # which the schedule has moved
+    for name, wanted in asked.items():
+        there = {_comparable(group[name]) for group in groups if name in group}
+        unnoted = name == "initial_lr" and not there  # some schedules have no need of it
+        if not unnoted and not wanted <= there:
+            raise UsageError(
+                refuse + f"its optimizer goes on as it was, with {name} {_listed(there)}; this run asks for "
+                f"{_listed(wanted)} (--optim {training.optim.value})"
+            )
+
+
+def _comparable(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _listed(values: set) -> str:
+    return ", ".join(sorted(map(str, values))) or "missing"
 
 
 def _shapes(folder: Path) -> dict[str, tuple]:

@@ -4,6 +4,7 @@ A training run notes its settings in `run.json`, a sweep in `sweep_run.json`. Wh
 when it is started again with the same settings; anything else that is in the folder stops it.
 """
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from util.errors import UsageError
 from util.files import read_json, write_json
+from util.resume import FILES
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
 _RUN_FILE = "run.json"
@@ -85,7 +87,9 @@ def check_free(folder: Path, overwrite: bool, why: str = "") -> None:
 def check_writable(folder: Path, why: str) -> None:
     """Raises UsageError where no file can be written into the folder, or into the one that it would be made
     in. why: the flag that asks for it."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise UsageError(f"{why}: {existing} is a file, not a folder")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -95,8 +99,8 @@ def check_writable(folder: Path, why: str) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
-    cut off while it was being written."""
-    complete = [path for path in _checkpoints(folder) if (path / "trainer_state.json").exists()]
+    cut off while it was being written. --save_only_model writes none that training can go on from."""
+    complete = [path for path in _checkpoints(folder) if all((path / name).is_file() for name in FILES)]
     return max(complete, key=_step, default=None)
 
 

@@ -1,5 +1,6 @@
 """Bad input: one clear line, exit code 2, nothing written."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from tests.cli.conftest import ROOT, call, eval_flags, train_flags
+from util import run_folder
 
 EARLY = ["--use_early_exit", "True", "--exit_conf_type", "softmax"]
 
@@ -134,3 +136,31 @@ def test_the_process_exits_with_2(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("run_summarization.py: error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("place", ["a file", "under a file", "read-only"])
+@pytest.mark.parametrize("kind", ["train", "evaluate", "sweep", "calibrate"])
+def test_a_folder_that_cannot_be_written_into_is_named_first(
+    capsys, monkeypatch, model, tmp_path, place, kind
+):
+    file = tmp_path / "file"
+    file.write_text("precious")
+    output = {"a file": file, "under a file": file / "deep" / "er", "read-only": tmp_path / "new"}[place]
+    if place == "read-only":
+
+        def refuse(dir):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(run_folder.tempfile, "TemporaryFile", refuse)  # tests may run as root
+    flags = {
+        "train": lambda: train_flags(output, "--overwrite_output_dir"),
+        "evaluate": lambda: eval_flags(model, output, "--overwrite_output_dir"),
+        "sweep": lambda: eval_flags(model, output, "--static_exit_layer", "all"),
+        "calibrate": lambda: [
+            *eval_flags(model, output, *EARLY, "--do_cali", "True", "--max_calibrate_samples", "4"),
+            "--do_eval", "False",
+        ],
+    }[kind]()  # fmt: skip
+    fails_with(capsys, flags, str(tmp_path if place == "read-only" else file))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "precious"

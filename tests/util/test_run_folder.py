@@ -17,8 +17,8 @@ def checkpoint(folder, step, complete=True):
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "model.safetensors").write_text("weights")
-    if complete:
-        (path / "trainer_state.json").write_text("{}")
+    for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json") if complete else ():
+        (path / name).write_text("{}")
     return path
 
 
@@ -33,6 +33,14 @@ def test_an_interrupted_run_goes_on_from_its_last_complete_checkpoint(tmp_path, 
     last = checkpoint(tmp_path, 100)
     checkpoint(tmp_path, 110, complete=False)
     assert prepare_training(tmp_path, SETTINGS, overwrite) == last == last_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["optimizer.pt", "scheduler.pt", "trainer_state.json"])
+def test_a_run_does_not_go_on_from_weights_alone(tmp_path, missing):
+    prepare_training(tmp_path, SETTINGS, overwrite=False)
+    whole = checkpoint(tmp_path, 90)
+    (checkpoint(tmp_path, 100) / missing).unlink()
+    assert prepare_training(tmp_path, SETTINGS, overwrite=False) == whole
 
 
 def test_a_used_folder_needs_overwrite(tmp_path):

@@ -1,0 +1,64 @@
+"""ONNX Runtime with a model's weights, in a Python of its own.
+
+Its exporter (optimum) needs an older transformers than this project, so that it is installed elsewhere:
+
+    python -m venv onnx && onnx/bin/pip install -r benchmarks/onnx_requirements.txt
+    ONNX_PYTHON=onnx/bin/python python benchmarks/decode_speed.py …
+"""
+
+import atexit
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+PYTHON = "ONNX_PYTHON"
+
+
+def available() -> bool:
+    """Whether a Python for it is named."""
+    return bool(os.environ.get(PYTHON))
+
+
+def decoder(
+    model, precision: str, source: Tensor, new_tokens: int, threads: int
+) -> Callable[[], dict[str, Any]]:
+    """A call that decodes `source` [batch, length] greedily. Handing tokens to the other process and back
+    takes less than a thousandth of that."""
+    process, said = _process(model, precision, threads)
+    request = json.dumps({"source": source.tolist(), "new_tokens": new_tokens}) + "\n"
+
+    def call() -> dict[str, Any]:
+        process.stdin.write(request)
+        process.stdin.flush()
+        answer = process.stdout.readline()
+        if not answer:
+            last = (said.read_text(encoding="utf-8").splitlines() or ["it said nothing"])[-1]
+            raise RuntimeError(f"ONNX Runtime's process ended with {process.wait()}: {last}")
+        return json.loads(answer)
+
+    return call
+
+
+@cache
+def _process(model, precision: str, threads: int) -> tuple[subprocess.Popen, Path]:
+    """The process, and the file of what it and its exporter say beside answers."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    model.save_pretrained(folder.name)
+    worker = Path(__file__).with_name("onnx_worker.py")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [os.environ[PYTHON], str(worker), folder.name, precision, str(threads)]
+    said = Path(folder.name) / "said.txt"
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        )
+    atexit.register(process.kill)
+    return process, said

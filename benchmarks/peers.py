@@ -1,0 +1,59 @@
+"""The other systems that decode T5 on a CPU, with the settings that are best here and write right texts."""
+
+import ctranslate2_peer
+import onnx_peer
+from systems import Setting, System, random_model, random_source
+from text_check import LARGEST, lost_logit
+from workers import Workers
+
+NAMES = ("ctranslate2", "onnxruntime")
+
+
+def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[list[System], list[dict]]:
+    """Peers in float32 and int8, and what was left out: `system` and `reason`. names: of `NAMES`."""
+    chosen, left_out = [], []
+    for precision in ("float32", "int8"):
+        for name in names:
+            if name == "onnxruntime" and not onnx_peer.available():
+                reason = f"{onnx_peer.PYTHON} names no Python that has it"
+                left_out.append({"system": f"{name} {precision}", "reason": reason})
+                continue
+            settings = ctranslate2_peer.candidates() if name == "ctranslate2" else [()]
+            tried = [System(name, precision, settings=each) for each in settings]
+            best, reasons = _fastest_right(workers, tried, setting)
+            left_out += reasons
+            if best is not None:
+                chosen.append(best)
+    return chosen, left_out
+
+
+def _fastest_right(
+    workers: Workers, tried: list[System], setting: Setting
+) -> tuple[System | None, list[dict]]:
+    """The fastest of those that write right texts, and why others do not count."""
+    best, shortest, left_out = None, float("inf"), []
+    for system in tried:
+        if best is not None and ctranslate2_peer.is_last_resort(system.settings):
+            continue
+        slower = system
+        try:
+            seconds = _seconds_if_right(workers, system, setting)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            print(f"  {system}: left out, {reason}", flush=True)
+            left_out.append({"system": str(system), "reason": reason})
+        else:
+            if seconds < shortest:
+                slower, best, shortest = best, system, seconds
+        if slower is not None:
+            workers.end(slower.process)
+    return best, left_out
+
+
+def _seconds_if_right(workers: Workers, system: System, setting: Setting) -> float:
+    """Of the faster of two calls. Raises ValueError for wrong texts, RuntimeError where it does not run."""
+    _, result = workers.timed(system, *setting)
+    lost = lost_logit(random_model(setting.shape), random_source(setting), result["tokens"])
+    if not lost <= LARGEST:
+        raise ValueError(f"wrong texts: {lost:.2f} from the model's, at most {LARGEST}")
+    return min(workers.timed(system, *setting)[0] for _ in range(2))

@@ -1,0 +1,62 @@
+"""A verdict can be written for everything in the registries, and for what is registered elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+
+from early_exit import DecodingSetting, ExitPolicy
+from early_exit.bounds import BOUNDS, Bound
+from early_exit.calibration import TESTS, calibrate
+from util.dissimilarity import CONSISTENCY, TEXTUAL, Comparison
+from util.verdict import Context, HeldOut, entry, verdict
+
+THRESHOLDS = [1.0, 0.5]
+LOSSES = np.zeros((40, 2))
+PIPELINE = {"precision": "float32", "LM head": "whole", "weights": "a", "generation": {"min_length": 4}}
+
+
+def context(consistency="textual", loss="rouge"):
+    return Context("softmax", consistency, loss, PIPELINE, num_layers=4, settings=2, seed=1)
+
+
+def words(found, index, consistency="textual", loss="rouge"):
+    setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=THRESHOLDS[index or 0]))
+    result = entry(found, setting, HeldOut([0.0, 0.1], 2.0, 1.5), None, context(consistency, loss))
+    json.dumps(result)
+    return verdict(result, context(consistency, loss))
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+@pytest.mark.parametrize("test", [name for name, each in TESTS.items() if not each.several_knobs])
+@pytest.mark.parametrize("delta", [0.5, 0.001])
+def test_every_bound_and_test_has_words(bound, test, delta):
+    found = calibrate(LOSSES, THRESHOLDS, delta, 0.05, bound, test)
+    text = words(found, found.index)
+    assert text.startswith("certified: softmax, λ = " if delta == 0.5 else "NOT CERTIFIED: full model")
+    assert BOUNDS[bound].label in text
+    assert TESTS[test].label in text
+
+
+@pytest.mark.parametrize(
+    ("consistency", "loss"), [(kind, name) for kind, losses in CONSISTENCY.items() for name in losses]
+)
+def test_every_loss_has_words(consistency, loss):
+    found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05, "wsr", "fixed_sequence")
+    assert CONSISTENCY[consistency][loss].label in words(found, found.index, consistency, loss)
+
+
+@pytest.mark.parametrize("certified", [True, False])
+def test_a_bound_and_a_loss_registered_elsewhere_have_theirs(monkeypatch, certified):
+    bound = Bound(lambda losses, delta, epsilon: 0.0 if certified else 1.0, "a new bound")
+    monkeypatch.setitem(BOUNDS, "new", bound)
+    monkeypatch.setitem(TEXTUAL, "new", Comparison(lambda text, other: 0.0, "a new loss"))
+    found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05, "new", "fixed_sequence")
+    text = words(found, found.index, "textual", "new")
+    assert "a new bound" in text
+    assert "a new loss" in text
+
+
+def test_what_is_not_plain_greedy_decoding_is_said():
+    found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05, "wsr", "fixed_sequence")
+    assert "min_length 4" in words(found, found.index)
