@@ -21,7 +21,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.decoding.engine import Prompt
-from early_exit.decoding.reference import decode_reference
+from early_exit.decoding.reference import Decoded, decode_reference
+from early_exit.decoding.reference_drafts import decode_drafts_reference
 from early_exit.decoding.results import Drafting
 from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
@@ -91,6 +92,8 @@ def early_exit_generate(
     sequences = choose.sequences[:, : prefix_length + decoded.exit_layers.shape[1]]
     sequences[:, prefix_length:][decoded.exit_layers == 0] = _padding(generation_config)  # dropped drafts
     if streamer is not None:
+        if drafts:
+            choose.settled(0, sequences.shape[1])
         streamer.end()
     if not generation_config.return_dict_in_generate:
         return sequences
@@ -112,16 +115,21 @@ class Choice:
     sequences: [rows, max_length] int64, the texts so far.
     """
 
-    def __init__(self, input_ids: Tensor, processors, criteria, config: GenerationConfig, streamer, drafts: bool):
+    def __init__(
+        self, input_ids: Tensor, processors, criteria, config: GenerationConfig, streamer, drafts: bool
+    ):
         """drafts: whether tokens may be chosen anew; the streamer then gets those that are `settled`."""
         rows, prefix_length = input_ids.shape
         self.sequences = input_ids.new_full((rows, config.max_length), _padding(config))
         self.sequences[:, :prefix_length] = input_ids
-        self._processors, self._criteria, self._config, self._streamer = processors, criteria, config, streamer
+        self._processors, self._criteria = processors, criteria
+        self._config, self._streamer = config, streamer
         self._drafts, self._streamed = drafts, prefix_length
         self._processes = bool(len(processors)) or config.do_sample
 
-    def __call__(self, rows: np.ndarray, lengths: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, rows: np.ndarray, lengths: np.ndarray, scores: Scores
+    ) -> tuple[np.ndarray, np.ndarray]:
         """See `early_exit.decoding.exits.Choose`."""
         places = torch.from_numpy(rows).to(self.sequences.device)
         if self._processes:
@@ -144,7 +152,10 @@ class Choice:
         logits = scores.logits()
         if not self._processes:
             return logits
-        result, places = torch.empty_like(logits, dtype=torch.float32), torch.from_numpy(rows).to(logits.device)
+        result, places = (
+            torch.empty_like(logits, dtype=torch.float32),
+            torch.from_numpy(rows).to(logits.device),
+        )
         for some, everyone in self._processed(places, lengths, logits):
             result[some] = everyone[places[some]]
         return result
@@ -197,31 +208,34 @@ def reference_generate(
     refuse_unserved(generation_config, model_kwargs)
     policy = exit_policy or ExitPolicy()
     rows = len(input_ids)
+    _refuse_for_drafts(policy, generation_config, None, rows)
     policy.check_rows(rows)
     policy.check_vocabulary(model.config.vocab_size)
     if policy.measure is not None and head_kind(policy.measure) is not None:
         model.check_exit_heads(policy.measure)
 
-    def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
+    def process(row: int, tokens: Tensor, logits: Tensor) -> Tensor:
         # Some processors belong to a place in the batch, such as those that know its sources: they see
         # a whole batch of copies, and what they say of the row's own place counts.
-        scores = logits_processor(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))
-        token = _choose(scores[row, None], generation_config)  # [1]
+        return logits_processor(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))[row, None]
+
+    def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
+        token = _choose(process(row, tokens, logits), generation_config)  # [1]
         longer = torch.cat([tokens, token[None]], dim=-1).repeat(rows, 1)
         return token, bool(stopping_criteria(longer, None)[row])
 
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
-    decoded = [
-        decode_reference(
-            ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None]),
-            input_ids[row],
-            policy.for_row(row),
-            partial(next_token, row),
-            max_new_tokens=generation_config.max_length - input_ids.shape[1],
-        )
-        for row in range(rows)
-    ]
+
+    def decode(row: int) -> Decoded:
+        decoder = ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None])
+        new_tokens = generation_config.max_length - input_ids.shape[1]
+        arguments = (decoder, input_ids[row], policy.for_row(row), partial(next_token, row), new_tokens)
+        if policy.verify is None:
+            return decode_reference(*arguments)
+        return decode_drafts_reference(*arguments, process=partial(process, row))
+
+    decoded = [decode(row) for row in range(rows)]
     pad = partial(pad_sequence, batch_first=True)
     new_tokens = pad([row.tokens for row in decoded], padding_value=_padding(generation_config))
     sequences = torch.cat([input_ids, new_tokens], dim=1)

@@ -107,7 +107,9 @@ class ExitPolicy:
         if self.top_k is not None:
             raise ValueError("top-k propagation and drafts exclude each other")
         if self.measure is not None and get_measure(self.measure).needs_full_depth:
-            raise ValueError(f"drafts by the measure {self.measure!r} would need full depth before they leave")
+            raise ValueError(
+                f"drafts by the measure {self.measure!r} would need full depth before they leave"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and `version`, as JSON values; tensors become lists. Equal policies give equal ones."""

@@ -1,15 +1,16 @@
 """Ways of decoding in which a token that left early is a draft: its deeper layers are run later, in a block
 with others', and may tell whether it stays.
 
-Nothing is propagated: deeper keys and values are those of the full model for the tokens that were chosen. That
-is FREE's synchronized parallel decoding (Bae et al. 2023, section 4.2), and where the text is to be the full
-model's it is self-speculative decoding (Zhang et al. 2024, LayerSkip: Elhoushi et al. 2024) with greedy
+Nothing is propagated: deeper keys and values are those of the full model for the tokens that were chosen.
+That is FREE's synchronized parallel decoding (Bae et al. 2023, section 4.2), and where the text is to be the
+full model's it is self-speculative decoding (Zhang et al. 2024, LayerSkip: Elhoushi et al. 2024) with greedy
 verification (Leviathan et al. 2023).
 
-A row's drafts stand at layers, the earlier ones at the same or deeper layers than the later ones. The token in
-flight takes along those that stand where it comes by: at every layer it sees its row's earlier positions as the
-full model has them. It goes through to the last layer where it may not leave before, or where `max_draft` tokens
-wait; all that wait are then there too, and the text is checked.
+A row's drafts stand at layers, the earlier ones at the same or deeper layers than the later ones. The token
+in
+flight takes along those that stand where it comes by: at every layer it sees its row's earlier positions as
+the full model has them. It goes through to the last layer where it may not leave before, or where
+`max_draft` tokens wait; all that wait are then there too, and the text is checked.
 """
 
 from dataclasses import dataclass
@@ -173,6 +174,11 @@ class Drafts:
         there: after the last draft, or in the place of the first that does not stay. Returns the slots of
         the rows whose text ends."""
         rows = self._rows
+        if self._policy.verify == "parallel":
+            for slot in np.unique(front.items.slots).tolist():
+                rows.results[slot].drafting.accepted += len(self._stands[slot])
+                self._stands[slot] = []
+            front = front.some(front.in_flight.nonzero()[0])
         part = self._head.unasked(front.states)
         slots, firsts = np.unique(front.items.slots, return_index=True)
         places, ended = [], []
@@ -201,8 +207,6 @@ class Drafts:
 
     def _kept(self, front: _Front, slot: int, first: int, drafts: int, part: Part, choose: Choose) -> int:
         """How many of a row's drafts stay, whose items begin at a place of the front."""
-        if self._policy.verify == "parallel":
-            return drafts
         tokens = self._rows.results[slot].tokens[-drafts:] if drafts else []
         for place, token in enumerate(tokens, first):
             prompt, length = self._rows.prompt[[slot]], front.items.positions[[place]] + 1
@@ -211,7 +215,9 @@ class Drafts:
                 return place - first
         return drafts
 
-    def _stays(self, token: int, prompt: np.ndarray, length: np.ndarray, scores: Scores, choose: Choose) -> bool:
+    def _stays(
+        self, token: int, prompt: np.ndarray, length: np.ndarray, scores: Scores, choose: Choose
+    ) -> bool:
         if self._policy.verify == "exact":
             return bool(choose(prompt, length, scores)[0][0] == token)
         shares = processed(choose, prompt, length, scores)[0].softmax(-1)

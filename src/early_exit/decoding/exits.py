@@ -20,10 +20,9 @@ from early_exit.lm_head.full import FullHead, Reading, chosen
 from early_exit.lm_head.scores import Part, Scores
 from early_exit.policy import ExitPolicy
 
-
 # Gets the numbers of prompts [n], how many tokens each text has so far, prefix included [n], and their
-# scores; returns their next tokens [n] int64 and which of them end [n] bool. Asked for a text's token at a length
-# that it has left behind, it chooses anew from there.
+# scores; returns their next tokens [n] int64 and which of them end [n] bool. Asked for a text's token at a
+# length that it has left behind, it chooses anew from there.
 Choose = Callable[[np.ndarray, np.ndarray, Scores], tuple[np.ndarray, np.ndarray]]
 
 

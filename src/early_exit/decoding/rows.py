@@ -74,7 +74,8 @@ class Rows:
         self.cache.reserve(int(self.position[slots].max()) + 1)
 
     def rewind(self, slots: np.ndarray, positions: np.ndarray) -> None:
-        """Puts rows back to where the token at a position [n] was in flight; what came after it is dropped."""
+        """Puts rows back to where the token at a position [n] was in flight; what came after it is
+        dropped."""
         for slot, dropped in zip(slots.tolist(), (self.position[slots] - positions).tolist(), strict=True):
             if dropped:
                 row = self.results[slot]
