@@ -270,8 +270,8 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
 
 
 def rouge_of(examples, tokenizer) -> Callable[[EvalPrediction], dict[str, float]] | None:
-    """For a trainer: ROUGE of what it generates for all of the examples, against their whole summaries as they
-    stand in the data, whatever the labels were cut to. None where there are no summaries."""
+    """For a trainer: ROUGE of what it generates for all of the examples, against their whole summaries as
+    they stand in the data, whatever the labels were cut to. None where there are no summaries."""
     if "summary" not in examples.column_names:
         return None
     rouge = rouge_against(examples["summary"], tokenizer)

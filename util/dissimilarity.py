@@ -19,8 +19,8 @@ _SCORER = rouge_scorer.RougeScorer(["rougeL"], tokenizer=RougeTokenizer())
 
 @lru_cache(maxsize=2**16)
 def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L F-measure in [0, 1], over `util.words.rouge_words`. Of two texts without words, such as emoji or
-    nothing at all, 1 where they are the same and 0 otherwise."""
+    """ROUGE-L F-measure in [0, 1], over `util.words.rouge_words`. Of two texts without words, such as emoji
+    or nothing at all, 1 where they are the same and 0 otherwise."""
     if without_words(text) and without_words(reference):
         return float(words(text) == words(reference))
     return _SCORER.score(reference, text)["rougeL"].fmeasure

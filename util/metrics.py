@@ -19,7 +19,7 @@ from rouge_score import rouge_scorer
 from util.words import ROUGE_WORDS, RougeTokenizer, without_words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-# A sentence up to one of the full stops that Punkt does not know (。, ।, ؟, …), quotes and brackets behind it.
+# A sentence up to a full stop that Punkt does not know, such as 。 or । or ؟, and quotes and brackets behind it.
 _SENTENCE = regex.compile(
     r"(?V1)[^T]*(?:[T]+[\p{Pe}\p{Pf}\"']*|\Z)".replace("T", r"[\p{Sentence_Break=STerm}--[!?]]")
 )
@@ -80,8 +80,8 @@ def rouge_against(
 ) -> Callable[[Sequence[Sequence[int]]], dict[str, float]]:
     """A function of generated token ids, a list for each reference → ROUGE, and how many texts have no words.
 
-    references: as they stand in the data, neither cut nor tokenized. The function raises ValueError for another
-    number of predictions.
+    references: as they stand in the data, neither cut nor tokenized. The function raises ValueError for
+    another number of predictions.
     """
     metric, references = Rouge(keep_in_memory=True), list(references)
 

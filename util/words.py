@@ -1,7 +1,7 @@
 r"""Words of a text in any script, for scores that count them.
 
-ASCII text has the words it always had: for ROUGE those of the rouge-score package with stemming, for edits and
-F1 what stands between spaces. The same rules then go on to all of Unicode: letters and digits of every script
+ASCII text has the words it always had: for ROUGE those of the rouge-score package with stemming, for edits
+and F1 what stands between spaces. The same rules go on to all of Unicode: letters and digits of every script
 with their combining marks, and single characters where a script puts no space between words.
 
 References: Unicode Standard Annexes 14 (line breaking), 15 (normalisation), 24 (scripts) and 44 (properties),
@@ -16,8 +16,8 @@ from rouge_score import tokenizers
 
 # What the words of ROUGE are, for the results.
 ROUGE_WORDS = (
-    "Unicode letters and digits with their marks, NFKC, casefold; single characters of scripts without spaces; "
-    "Porter stems of a-z words"
+    "Unicode letters and digits with their marks, NFKC, casefold; single characters of scripts without "
+    "spaces; Porter stems of a-z words"
 )
 # Letters of scripts without spaces: Han, kana, and Unicode's "complex context", which is Thai, Lao, Khmer,
 # Myanmar and their relatives. The prolonged sound mark belongs to both kana and to neither.

@@ -17,7 +17,9 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 CYRILLIC = str.maketrans(string.ascii_lowercase, "абвгдежзийклмнопрстуфхцчшщ")
 PACKAGE = DefaultTokenizer(use_stemmer=True).tokenize
 english = st.lists(
-    st.sampled_from("The runners' cities don't e-mail 3.5% relational U.S.A. snake_case 42nds skis (agreed)".split())
+    st.sampled_from(
+        "The runners' cities don't e-mail 3.5% relational U.S.A. snake_case 42nds skis (agreed)".split()
+    )
 )
 
 
