@@ -19,7 +19,7 @@ from rouge_score import rouge_scorer
 from util.words import ROUGE_WORDS, RougeTokenizer, without_words
 
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-# A sentence up to a full stop that Punkt does not know, such as 。 or । or ؟, and quotes and brackets behind it.
+# A sentence up to a full stop that Punkt does not know (。, ।, ؟), with quotes and brackets behind it.
 _SENTENCE = regex.compile(
     r"(?V1)[^T]*(?:[T]+[\p{Pe}\p{Pf}\"']*|\Z)".replace("T", r"[\p{Sentence_Break=STerm}--[!?]]")
 )
