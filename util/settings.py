@@ -40,13 +40,17 @@ def sweep_settings(
     scored."""
     together = {**asdict(model), **asdict(data), **_of_training(training)}
     settings = {name: value for name, value in together.items() if name not in _SILENT}
-    weights = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
+    files = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
+    if data.validation_file is not None:
+        files.append(Path(data.validation_file))
+    elif Path(data.dataset_name).is_dir():
+        files += sorted(path for path in Path(data.dataset_name).rglob("*") if path.is_file())
     return settings | {
         "deploy_scenario": exits.deploy_scenario,
         "engine_precision": exits.engine_precision,
         "use_synchronize": exits.use_synchronize,
         "device": device_name(training.device),
-        "files": [_state(path) for path in (*weights, data.validation_file) if path is not None],
+        "files": [_content(path) for path in files],
         **scoring_rules(),
     }
 
@@ -59,7 +63,7 @@ def _of_training(training) -> dict[str, Any]:
     }
 
 
-def _state(path: Path | str) -> list[str]:
-    """Name and content of a file: a model trained again, or edited data, start a new sweep."""
-    with open(path, "rb") as file:
+def _content(path: Path) -> list[str]:
+    """Name and hash of a file: a model trained again, or edited data, start a new sweep."""
+    with path.open("rb") as file:
         return [str(path), hashlib.file_digest(file, "sha256").hexdigest()]

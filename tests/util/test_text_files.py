@@ -15,7 +15,7 @@ from util.text_files import read_rows
 
 ROWS = [{"document": "a", "summary": "b"}, {"document": "c", "summary": "d"}]
 CELLS = [
-    *"7 007 -0 1.10 1e5 1E+05 3. 0x1F 1,234.50 1_000 True false N/A NA #N/A null None nan NaN inf -inf".split(),
+    *"7 007 -0 1.10 1e5 1E+05 3. 0x1F 1,234.50 1_000 True false N/A NA #N/A null None nan NaN inf".split(),
     *["2024-01-05", "12:30", " padded ", "two\nlines", 'a "quoted" word', "tab\there", "100%", "١٢٣"],
 ]
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
