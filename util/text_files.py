@@ -1,5 +1,6 @@
 """CSV and JSON files read as text: every cell as it stands in the file, none taken for a number or a gap."""
 
+import codecs
 import csv
 import io
 import json
@@ -24,7 +25,8 @@ def read_rows(path: str) -> tuple[list[str], list[dict[str, Any]]]:
     CSV is comma-separated with a header. JSON is a list of objects, objects one after another (JSON lines),
     or an object whose "data" is a list of them; what is no object becomes a column "text".
 
-    Raises UsageError for a file that is missing, empty, of another type, not UTF-8, or malformed.
+    All of it is held in memory. Raises UsageError for a file that is missing, empty, of another type, not
+    UTF-8, or malformed.
     """
     file = Path(path)
     if not file.is_file():
@@ -32,13 +34,14 @@ def read_rows(path: str) -> tuple[list[str], list[dict[str, Any]]]:
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{path}: unknown file type {file.suffix!r}; known: {', '.join(SUFFIXES)}")
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from error
-    if not text.strip():
+        content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    if not content.strip():
         raise UsageError(f"{path}: the file is empty")
     try:
-        return _csv_rows(text) if file.suffix == ".csv" else _json_rows(text)
+        _check_encoding(content)
+        return _csv_rows(content) if file.suffix == ".csv" else _json_rows(content)
     except (json.JSONDecodeError, _MalformedError) as error:
         raise UsageError(f"{path}: cannot be read as {file.suffix[1:]}: {error}") from error
 
@@ -47,21 +50,29 @@ class _MalformedError(ValueError):
     """What is wrong with a file, without its name."""
 
 
-def _csv_rows(text: str) -> tuple[list[str], list[dict[str, str]]]:
+def _check_encoding(content: bytes) -> None:
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise _MalformedError(f"line {number} is not UTF-8") from error
+
+
+def _csv_rows(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
     csv.field_size_limit(sys.maxsize)  # documents may be long
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), strict=True)
     lines = _csv_lines(reader)
-    header = [name.strip() for name in next(cells for cells in lines if any(map(str.strip, cells)))]
+    header = [name.strip() for name in next((cells for cells in lines if any(map(str.strip, cells))), [])]
     for name in header:
         if name and header.count(name) > 1:
             raise _MalformedError(f"two columns are called {name!r}")
     rows = []
-    for number, cells in enumerate(lines, start=1):
+    for cells in lines:
         if len(cells) == 1 < len(header) and not cells[0].strip():
             continue  # a blank line with spaces
         if len(cells) != len(header):
             raise _MalformedError(
-                f"row {number}, up to line {reader.line_num}, has {len(cells)} cells where the header has "
+                f"row {len(rows) + 1}, up to line {reader.line_num}, has {len(cells)} cells where the header has "
                 f"{len(header)}: {shortened(','.join(cells))}"
             )
         rows.append(dict(zip(header, cells, strict=True)))
@@ -79,8 +90,11 @@ def _csv_lines(reader) -> Iterator[list[str]]:
         raise _MalformedError(f"line {reader.line_num}: {reason}") from error
 
 
-def _json_rows(text: str) -> tuple[list[str], list[dict[str, Any]]]:
-    values = list(_json_values(text))
+def _json_rows(content: bytes) -> tuple[list[str], list[dict[str, Any]]]:
+    try:  # by lines, since a text of all of the file takes up to four bytes a character
+        values = [value for line in io.BytesIO(content) for value in _json_values(line.decode())]
+    except json.JSONDecodeError:  # objects of several lines, or an error whose line is then named
+        values = list(_json_values(content.decode()))
     if len(values) == 1 and isinstance(values[0], dict) and isinstance(values[0].get("data"), list):
         values = values[0]["data"]
     elif len(values) == 1 and isinstance(values[0], list):

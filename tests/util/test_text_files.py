@@ -78,6 +78,7 @@ def test_a_json_value_is_the_text_that_is_written(tmp_path, written, text, other
         json.dumps({"data": ROWS}),
         json.dumps({"version": "1.0", "data": ROWS}, indent=2),
         "\ufeff" + json.dumps(ROWS),
+        json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1], indent=2),
     ],
 )
 def test_shapes_of_json(tmp_path, text):
@@ -137,10 +138,11 @@ def test_broken_files_are_one_line(tmp_path, name, text, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_other_encodings_are_named(tmp_path, encoding):
-    with pytest.raises(UsageError, match=r"a\.csv: not UTF-8 at byte"):
-        load(write(tmp_path / "a.csv", "document,summary\né,b\n", encoding))
+@pytest.mark.parametrize(("encoding", "line"), [("latin-1", 2), ("utf-16", 1)])
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_other_encodings_are_named(tmp_path, name, encoding, line):
+    with pytest.raises(UsageError, match=f"line {line} is not UTF-8$"):
+        load(write(tmp_path / name, "document,summary\né,b\n", encoding))
 
 
 @pytest.mark.parametrize("value", [["x", "y"], {"text": "x"}, [], [1, 2]], ids=str)
