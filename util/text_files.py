@@ -72,7 +72,7 @@ def _csv_rows(content: bytes) -> tuple[list[str], list[dict[str, str]]]:
             continue  # a blank line with spaces
         if len(cells) != len(header):
             raise _MalformedError(
-                f"row {len(rows) + 1}, up to line {reader.line_num}, has {len(cells)} cells where the header has "
+                f"row {len(rows) + 1}, up to line {reader.line_num}, has {len(cells)} cells, the header "
                 f"{len(header)}: {shortened(','.join(cells))}"
             )
         rows.append(dict(zip(header, cells, strict=True)))
