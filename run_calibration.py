@@ -18,6 +18,7 @@ from util.files import read_json, write_json
 from util.run_folder import finish_sweep
 from util.settings import sweep_settings
 from util.verdict import Context, HeldOut, entry, naive_search, verdict
+from util.words import without_words
 
 LOSS_TABLE_FILE = "loss_table.json"
 _NAIVE_SHARES = (0.9, 0.95)
@@ -64,6 +65,10 @@ def calibrate_exits(
         seed=plan.seed,
     )
     _print(trainer, str(plan))
+    blank = _references_without_words(prompts)
+    if plan.consistency == "risk" and any(blank.values()):
+        counts = ", ".join(f"{count} of {name}" for name, count in blank.items())
+        _print(trainer, f"  references without words, which show no loss of ROUGE: {counts}")
     table = _Table(trainer, prompts["calibration"], plan, source)
     table.build()
     check = _HeldOutCheck(trainer, prompts["held_out"], plan) if "held_out" in prompts else None
@@ -74,12 +79,18 @@ def calibrate_exits(
         "exit_calibration": _deployed(entries, context),
         "deltas": entries,
         "naive": table.naive(),
+        "references_without_words": blank,
         **source,
     }
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / CALIBRATION_FILE, result)
         finish_sweep(Path(trainer.args.output_dir))
     return result
+
+
+def _references_without_words(prompts: dict[str, Prompts]) -> dict[str, int]:
+    """How many references ROUGE cannot see, by the name of the prompts."""
+    return {name: sum(map(without_words, each.references)) for name, each in prompts.items()}
 
 
 def save_with_checkpoint(result: dict[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ Or with one JSON or YAML file of the same names: `python run_summarization.py se
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
+    EvalPrediction,
     PreTrainedModel,
     Seq2SeqTrainingArguments,
     set_seed,
@@ -48,7 +50,7 @@ from util.command_line import parse_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
-from util.metrics import ROUGE_TYPES, rouge_of_tokens, sentence_splitter
+from util.metrics import ROUGE_TYPES, rouge_against, scoring_rules
 from util.pipeline import pipeline_of
 from util.results import SweepTable, heads_table, provenance, write_results
 from util.resume import check_checkpoint, resumption
@@ -107,7 +109,7 @@ def run(*arguments) -> None:
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     if not exit_args.is_sweep:
         trainer.generation = generation_settings(policies[0], exit_args)
-    source = {**provenance(training.seed, training.device), "sentence_splitter": sentence_splitter()[1]}
+    source = provenance(training.seed, training.device) | scoring_rules()
     if calibration.do_cali:
         batch = training.eval_batch_size
         pipeline = pipeline_of(model, tokenizer, effective, data_args, exit_args, batch)
@@ -125,12 +127,9 @@ def run(*arguments) -> None:
     elif training.do_eval:
         report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)
     if training.do_predict:
-        predict(
-            trainer,
-            tokenizer,
-            tokenize(texts["test"], tokenizer, data_args, data_args.generation_length),
-            source,
-        )
+        trainer.compute_metrics = rouge_of(texts["test"], tokenizer)
+        tokens = tokenize(texts["test"], tokenizer, data_args, data_args.generation_length)
+        predict(trainer, tokenizer, tokens, source)
     if trainer.is_world_process_zero() and training.do_train:
         finish_training(folder)
 
@@ -257,7 +256,6 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
             if split in texts
         }
     training.dataloader_pin_memory = training.dataloader_pin_memory and torch.cuda.is_available()
-    rouge = rouge_of_tokens(tokenizer)
     if exit_args.train_meta_cm_head:
         trainer = partial(HeadTrainer, heads=exit_args.measures, head_loss=exit_args.exit_head_loss)
     else:
@@ -269,8 +267,17 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
         eval_dataset=tokens.get("validation"),
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model, label_pad_token_id=-100),
-        compute_metrics=lambda rows: rouge(rows.predictions, rows.label_ids),
+        compute_metrics=rouge_of(texts["validation"], tokenizer) if "validation" in texts else None,
     )
+
+
+def rouge_of(examples, tokenizer) -> Callable[[EvalPrediction], dict[str, float]] | None:
+    """For a trainer: ROUGE of what it generates for all of the examples, against their whole summaries as
+    they stand in the data, whatever the labels were cut to. None where there are no summaries."""
+    if "summary" not in examples.column_names:
+        return None
+    rouge = rouge_against(examples["summary"], tokenizer)
+    return lambda rows: rouge(rows.predictions)
 
 
 def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:

@@ -31,7 +31,7 @@ from early_exit import DecodingSetting, ExitPolicy
 from models.calibration_file import setting_of
 from models.loading import load_model
 from util.files import read_json, write_json
-from util.metrics import rouge_of_tokens
+from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name
 
 PREFIX, LONGEST_SOURCE, NEW_TOKENS = "summarize: ", 128, 63
@@ -119,21 +119,20 @@ def _text(row: list[int]) -> list[int]:
 
 @cache
 def _inputs(model_path: str, data: str) -> tuple:
-    """Model, source tokens and reference tokens of every record."""
+    """Model, source tokens and reference text of every record."""
     model, tokenizer = load_model(model_path).eval(), AutoTokenizer.from_pretrained(model_path)
     records = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines()]
     sources = tokenizer(
         [PREFIX + each["document"] for each in records], truncation=True, max_length=LONGEST_SOURCE
     )
-    references = tokenizer([each["summary"] for each in records])
-    return model, sources["input_ids"], references["input_ids"]
+    return model, sources["input_ids"], [each["summary"] for each in records]
 
 
 def compare(workers: Workers, members: list[System], options, batch: int) -> list[dict]:
     """A row a system."""
     setting = (str(options.model), str(options.data), options.records, batch)
-    rouge = rouge_of_tokens(AutoTokenizer.from_pretrained(options.model))
     references = _inputs(*setting[:2])[2][: options.records]
+    rouge = rouge_against(references, AutoTokenizer.from_pretrained(options.model))
     speeds, found = {system: [] for system in members}, {}
     for system in members:
         seconds, found[system] = workers.timed(system, *setting)  # packs weights and warms up
@@ -151,7 +150,7 @@ def compare(workers: Workers, members: list[System], options, batch: int) -> lis
             "precision": system.precision,
             "batch": batch,
             "certified": bool(system.label),
-            "rougeL": rouge(found[system][0], references)["rougeL"],
+            "rougeL": rouge(found[system][0])["rougeL"],
             "same_texts": statistics.mean(a == b for a, b in zip(found[system][0], full, strict=True)),
             "block_avg": found[system][1],
             "tokens_per_second": statistics.median(speeds[system]),
@@ -201,7 +200,7 @@ def main() -> None:
     certified = [(entry["delta"], setting_of(result, entry)) for result, entry in found]
     layers = load_model(str(options.model)).num_exits
     members = systems(layers, options.thresholds, options.top_k, certified)
-    environment = provenance(0, "cpu") | {"ctranslate2": version("ctranslate2")}
+    environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
     with Workers(build, options.threads) as workers:
         rows = [row for batch in options.batch for row in compare(workers, members, options, batch)]
     print(table(rows))

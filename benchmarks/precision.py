@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import PRECISIONS, ExitPolicy
 from models.loading import load_model
 from util.files import write_json
-from util.metrics import rouge_of_tokens
+from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance
 
 
@@ -77,13 +77,12 @@ def main() -> None:
 
     model, tokenizer = load_model(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
     examples = list(Dataset.from_json(str(options.file)))
-    labels = [tokenizer(example["summary"])["input_ids"] for example in examples]
     documents = [options.prefix + example["document"] for example in examples]
     inputs = [
         tokenizer(documents[first : first + options.batch], padding=True, return_tensors="pt")
         for first in range(0, len(documents), options.batch)
     ]
-    rouge = rouge_of_tokens(tokenizer)
+    rouge = rouge_against([example["summary"] for example in examples], tokenizer)
     policies = {"full depth": ExitPolicy()} | {
         f"softmax λ={threshold:g}": ExitPolicy(measure="softmax", threshold=threshold)
         for threshold in options.thresholds
@@ -95,7 +94,7 @@ def main() -> None:
             for precision in PRECISIONS
         }
         for precision, texts in decoded.items():
-            score = rouge([text["tokens"] for text in texts], labels)["rougeL"]
+            score = rouge([text["tokens"] for text in texts])["rougeL"]
             rows.append(
                 {"policy": name, "precision": precision, "rougeL": score} | compare(texts, decoded["float32"])
             )
@@ -113,7 +112,7 @@ def main() -> None:
     ]
     print(markdown_table([header, *lines]))
     if options.json is not None:
-        environment = provenance(0, "cpu") | {"texts": len(examples)}
+        environment = provenance(0, "cpu") | scoring_rules() | {"texts": len(examples)}
         write_json(options.json, {"environment": environment, "rows": rows})
 
 

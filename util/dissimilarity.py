@@ -12,42 +12,45 @@ import nltk
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score import rouge_scorer
 
-_SCORER = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+from util.words import RougeTokenizer, without_words, words
+
+_SCORER = rouge_scorer.RougeScorer(["rougeL"], tokenizer=RougeTokenizer())
 
 
 @lru_cache(maxsize=2**16)
 def rouge_l(text: str, reference: str) -> float:
-    """ROUGE-L F-measure in [0, 1], with stemming; 1 where both are empty."""
-    if not text.strip() and not reference.strip():
-        return 1.0
+    """ROUGE-L F-measure in [0, 1], over `util.words.rouge_words`. Of two texts without words, such as emoji
+    or nothing at all, 1 where they are the same and 0 otherwise."""
+    if without_words(text) and without_words(reference):
+        return float(words(text) == words(reference))
     return _SCORER.score(reference, text)["rougeL"].fmeasure
 
 
 def token_error(text: str, reference: str) -> float:
     """Edits between the words, over the number of words of the longer text."""
-    words = text.split(), reference.split()
-    longest = max(map(len, words))
-    return nltk.edit_distance(*words) / longest if longest else 0.0
+    own, other = words(text), words(reference)
+    longest = max(len(own), len(other))
+    return nltk.edit_distance(own, other) / longest if longest else 0.0
 
 
 def bleu_loss(text: str, reference: str) -> float:
     """1 − sentence BLEU of up to four words, smoothed by a small count (Chen & Cherry 2014, method 1)."""
-    if text.split() == reference.split():
+    own, other = words(text), words(reference)
+    if own == other:
         return 0.0
-    if not text.split() or not reference.split():
+    if not own or not other:
         return 1.0
-    smoothing = SmoothingFunction().method1
-    return 1 - sentence_bleu([reference.split()], text.split(), smoothing_function=smoothing)
+    return 1 - sentence_bleu([other], own, smoothing_function=SmoothingFunction().method1)
 
 
 def mismatch(text: str, reference: str) -> float:
-    """1 where the texts differ in a word."""
+    """1 where the texts differ in more than spaces."""
     return float(text.split() != reference.split())
 
 
 def token_f1(text: str, reference: str) -> float:
     """F-measure in [0, 1] of the words that both hold, as often as both hold them; 1 where both are empty."""
-    own, other = Counter(text.lower().split()), Counter(reference.lower().split())
+    own, other = Counter(words(text.casefold())), Counter(words(reference.casefold()))
     if not own and not other:
         return 1.0
     common = (own & other).total()

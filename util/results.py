@@ -25,6 +25,7 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
     "rouge-score",
+    "regex",
 )
 _REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -1,10 +1,12 @@
 """What a result depends on, as JSON values: to know an interrupted run or a half-done sweep again."""
 
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.metrics import scoring_rules
 from util.results import device_name
 from util.resume import resumption
 
@@ -34,16 +36,22 @@ def run_settings(
 def sweep_settings(
     model: ModelArguments, data: DataArguments, exits: ExitArguments, training
 ) -> dict[str, Any]:
-    """What the points of a sweep share: all but where tokens leave, and the state of the files read."""
+    """What the points of a sweep share: all but where tokens leave, what is in the files, and how texts are
+    scored."""
     together = {**asdict(model), **asdict(data), **_of_training(training)}
     settings = {name: value for name, value in together.items() if name not in _SILENT}
-    weights = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
+    files = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
+    if data.validation_file is not None:
+        files.append(Path(data.validation_file))
+    elif Path(data.dataset_name).is_dir():
+        files += sorted(path for path in Path(data.dataset_name).rglob("*") if path.is_file())
     return settings | {
         "deploy_scenario": exits.deploy_scenario,
         "engine_precision": exits.engine_precision,
         "use_synchronize": exits.use_synchronize,
         "device": device_name(training.device),
-        "files": [_state(path) for path in (*weights, data.validation_file) if path is not None],
+        "files": [_content(path) for path in files],
+        **scoring_rules(),
     }
 
 
@@ -55,7 +63,7 @@ def _of_training(training) -> dict[str, Any]:
     }
 
 
-def _state(path: Path | str) -> list:
-    """Name, size and time of a file: a model trained again, or edited data, start a new sweep."""
-    status = Path(path).stat()
-    return [str(path), status.st_size, status.st_mtime]
+def _content(path: Path) -> list[str]:
+    """Name and hash of a file: a model trained again, or edited data, start a new sweep."""
+    with path.open("rb") as file:
+        return [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
