@@ -1,6 +1,6 @@
 """What decoding gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -60,3 +60,15 @@ class DecodedBatch:
             torch.tensor([row.min_exit_confidence for row in rows]).to(device),
             **counts,
         )
+
+
+@dataclass(frozen=True)
+class DecodedStream(Iterator[DecodedRow]):
+    """Rows in the order in which they end. screen, kept: as in `DecodedBatch`, of the tokens so far."""
+
+    rows: Iterator[DecodedRow]
+    screen: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
+
+    def __next__(self) -> DecodedRow:
+        return next(self.rows)
