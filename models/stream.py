@@ -75,8 +75,8 @@ def decode_prompts(
     source, in the order of the sources.
 
     policy: None for transformers' own decoding; thresholds and static layers a row are by the sources'
-    numbers. precision: see `EarlyExitMixin.generate`. rows: decoded at a time. options: of `generate`. states:
-    of the sources, where they are known (`models.sources.encode_all`). watch: is told of progress.
+    numbers. precision: see `EarlyExitMixin.generate`. rows: decoded at a time. options: of `generate`.
+    states: of the sources, where they are known (`models.sources.encode_all`). watch: is told of progress.
 
     Raises ValueError as `generate` does.
     """

@@ -64,9 +64,9 @@ class GenerationTrainer(StableTrainer):
     an EvalPrediction of token lists, one a row, without start token and padding.
 
     Each process decodes its own examples, none twice, and the rows are put together before any
-    statistic. Where decoding is plain greedy, `eval_batch_size` rows are kept full, see `models.stream`; a text
-    is the same in any batch. There is no teacher-forced pass beside generation, hence no `eval_loss`; evaluation
-    without `predict_with_generate` gives that.
+    statistic. Where decoding is plain greedy, `eval_batch_size` rows are kept full, see `models.stream`.
+    There is no teacher-forced pass beside generation, hence no `eval_loss`; evaluation without
+    `predict_with_generate` gives that.
     """
 
     def __init__(self, *args, generation: GenerationSettings | None = None, **kwargs):

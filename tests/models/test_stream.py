@@ -14,9 +14,7 @@ from tests.tiny import FAMILIES, MODELS, TOLERANCES, source_batch
 
 
 def sources_of(inputs) -> list[Source]:
-    return [
-        Source.of(*row) for row in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-    ]
+    return [Source.of(*row) for row in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
 
 
 def decode_alone(model, source, policy, **options):
@@ -124,7 +122,9 @@ def test_lengths_count_as_generate_counts_them():
     assert plain_greedy(model, {"max_new_tokens": 9}).max_new_tokens == 9
 
 
-@pytest.mark.parametrize("policy", [None, ExitPolicy(measure="softmax", threshold=0.2)], ids=["stock", "exits"])
+@pytest.mark.parametrize(
+    "policy", [None, ExitPolicy(measure="softmax", threshold=0.2)], ids=["stock", "exits"]
+)
 @pytest.mark.parametrize("streams", [True, False])
 def test_masks_with_holes_left_padding_and_nothing_in_them(policy, streams):
     """Against the whole batch, padded as it came."""

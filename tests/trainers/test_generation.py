@@ -93,8 +93,8 @@ def test_without_a_policy_transformers_decodes_and_counts_are_full_depth(trainer
 @pytest.mark.parametrize("warm_up", [False, True])
 @pytest.mark.parametrize("streams", [False, True], ids=["fixed batches", "stream"])
 def test_the_clock_holds_generation_only(trainer, monkeypatch, warm_up, streams):
-    """A clock that only decoding advances, by one second a token in a row, and 100 where metrics are computed:
-    what it shows is what was timed."""
+    """A clock that decoding advances by one second a token, and metrics by 100: what it shows is what was
+    timed."""
     now, rows = [0.0], []
     compute_metrics, tokens = trainer.compute_metrics, Scores.tokens
 
