@@ -123,7 +123,7 @@ def run(*arguments) -> None:
         if trainer.is_world_process_zero():
             save_training_documents(texts, model_args, folder)
     if exit_args.is_sweep:
-        sweep(trainer, policies, exit_args, SweepTable(folder, source))
+        sweep(trainer, policies, exit_args, SweepTable(folder, source, trainer.is_world_process_zero()))
     elif training.do_eval:
         report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)
     if training.do_predict:
@@ -307,12 +307,14 @@ def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source
 
 
 def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
-    """Evaluates the policies that the table lacks; the table is rewritten after each."""
+    """Evaluates the policies that the table lacks, and with `retime` those anew whose times were disturbed;
+    the table is rewritten after each."""
     for policy in [policy for policy in policies if policy not in table]:
         trainer.generation = generation_settings(policy, exit_args)
-        metrics = trainer.evaluate()
-        if trainer.is_world_process_zero():
-            table.add(policy, metrics)
+        table.add(policy, trainer.evaluate())
+    for policy in table.disturbed() if exit_args.retime else []:
+        trainer.generation = generation_settings(policy, exit_args)
+        table.retime(policy, trainer.evaluate())
     if trainer.is_world_process_zero():
         finish_sweep(Path(trainer.args.output_dir))
         print(table)

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
 from models.loading import load_model
-from trainers.generation import GenerationTrainer
-from trainers.loss_table import LossTable, PromptDecoder, as_array, padded_batch
+from models.sources import padded_batch
+from trainers.loss_table import LossTable, PromptDecoder, as_array
 from util.dissimilarity import loss
 from util.files import write_json
 from util.results import markdown_table, provenance
@@ -59,7 +59,6 @@ def build(model, tokenizer, examples, inputs, grid, options) -> tuple[np.ndarray
         device=torch.device("cpu"),
     )
     trainer = SimpleNamespace(model=model, args=arguments)
-    trainer.without_padding = GenerationTrainer.without_padding.__get__(trainer)
 
     def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
         texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (early, full)]

@@ -2,19 +2,25 @@
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from early_exit import ExitPolicy
-from models.generation import EarlyExitOutput
+from models.sources import Source, Watch
+from models.stream import DecodedTexts, decode_prompts
 from trainers.stable import StableTrainer
+from trainers.timing import Slices, Stopwatch, speed
 
 # What every evaluation by generation measures, beside `compute_metrics`. Heads and top-k add to these.
-GENERATION_METRICS = ("block_avg", "gen_len", "tokens_per_second", "ms_per_token")
+GENERATION_METRICS = (
+    "block_avg", "gen_len", "tokens_per_second", "ms_per_token", "ms_per_token_p10", "ms_per_token_p90",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,8 @@ class GenerationSettings:
     """How evaluation decodes.
 
     policy: where tokens leave, None for transformers' own decoding. precision: the engine's, see
-    `EarlyExitMixin.generate`. warm_up: decode the first batch
-    once before the clock starts. synchronize: wait for the device before the clock is read.
+    `EarlyExitMixin.generate`. warm_up: decode as many examples as a batch has once before the clock starts.
+    synchronize: wait for the device before the clock is read.
     """
 
     policy: ExitPolicy | None = None
@@ -42,6 +48,15 @@ class _Row:
     labels: list[int] | None
 
 
+@dataclass
+class _Share:
+    """What one process decoded, with what there was to count of the LM head's reading."""
+
+    rows: list[_Row]
+    slices: Slices
+    head_counts: Counter
+
+
 class GenerationTrainer(StableTrainer):
     """A trainer whose `predict_with_generate` evaluation knows of exits.
 
@@ -49,8 +64,9 @@ class GenerationTrainer(StableTrainer):
     an EvalPrediction of token lists, one a row, without start token and padding.
 
     Each process decodes its own examples, none twice, and the rows are put together before any
-    statistic. There is no teacher-forced pass beside generation, hence no `eval_loss`; evaluation
-    without `predict_with_generate` gives that.
+    statistic. Where decoding is plain greedy, `eval_batch_size` rows are kept full, see `models.stream`.
+    There is no teacher-forced pass beside generation, hence no `eval_loss`; evaluation without
+    `predict_with_generate` gives that.
     """
 
     def __init__(self, *args, generation: GenerationSettings | None = None, **kwargs):
@@ -72,17 +88,16 @@ class GenerationTrainer(StableTrainer):
         if not self.args.predict_with_generate:
             return super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         dataset = dataloader.dataset
-        shares = [self._generate_own_share(dataset, description)]
+        shares = [self._decode_own_share(dataset, description)]
         if self.args.world_size > 1:
             own, shares = shares[0], [None] * self.args.world_size
             torch.distributed.all_gather_object(shares, own)
-        rows = sorted((row for share, _, _ in shares for row in share), key=lambda row: row.index)
-        process_seconds = [taken for _, taken, _ in shares]
-        head_counts = sum((counts for _, _, counts in shares), Counter())
+        rows = sorted((row for share in shares for row in share.rows), key=lambda row: row.index)
+        head_counts = sum((share.head_counts for share in shares), Counter())
 
         predictions = [row.tokens for row in rows]
         labels = None if rows[0].labels is None else [row.labels for row in rows]
-        metrics = _exit_statistics(rows, self.model.num_exits) | _speed(rows, process_seconds)
+        metrics = _exit_statistics(rows, self.model.num_exits) | speed([share.slices for share in shares])
         metrics |= _head_statistics(head_counts)
         if self.compute_metrics is not None and labels is not None:
             metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
@@ -93,36 +108,33 @@ class GenerationTrainer(StableTrainer):
             num_samples=len(dataset),
         )
 
-    def _generate_own_share(self, dataset: Dataset, description: str) -> tuple[list[_Row], float, Counter]:
-        """Decodes this process's examples. Returns the rows, the seconds spent generating, and what there was
-        to count of the LM head's reading."""
+    def _decode_own_share(self, dataset: Dataset, description: str) -> "_Share":
+        """Decodes this process's examples."""
         self._prepare_model()
         indices = list(range(self.args.process_index, len(dataset), self.args.world_size))
-        batches = DataLoader(
-            Subset(dataset, indices), batch_size=self.args.eval_batch_size, collate_fn=self.data_collator
+        examples = [self.data_collator([dataset[index]]) for index in indices]
+        sources = [
+            Source.of(example["input_ids"][0], _first(example.get("attention_mask"))) for example in examples
+        ]
+        if self.generation.warm_up:
+            self._decode(sources[: self.args.eval_batch_size], Watch())
+        silent = self.args.disable_tqdm or not self.is_local_process_zero()
+        with tqdm(total=len(sources), desc=description, disable=silent) as progress:
+            watch = Stopwatch(self._clock, progress.update)
+            texts = self._decode(sources, watch)
+        rows = [
+            _Row(index, text.tokens, text.exit_layers, _labels(example))
+            for index, text, example in zip(indices, texts.rows, examples, strict=True)
+        ]
+        return _Share(rows, watch.slices(), texts.counts)
+
+    def _decode(self, sources: Sequence[Source], watch: Watch) -> DecodedTexts:
+        settings = self.generation
+        options = {name: value for name, value in self._gen_kwargs.items() if value is not None}
+        rows = self.args.eval_batch_size
+        return decode_prompts(
+            self.model, settings.policy, settings.precision, sources, rows, options, watch=watch
         )
-        rows, seconds, head_counts = [], 0.0, Counter()
-        progress = tqdm(
-            batches, description, disable=self.args.disable_tqdm or not self.is_local_process_zero()
-        )
-        for number, batch in enumerate(progress):
-            batch = self._prepare_inputs(batch)
-            labels = batch.pop("labels", None)
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            if number == 0 and self.generation.warm_up:
-                self._generate(inputs)
-            begin = self._clock()
-            output = self._generate(inputs)
-            seconds += self._clock() - begin
-            head_counts += _counted(output)
-            texts = self.without_padding(output.sequences, output.exit_layers)
-            for place, (tokens, layers) in enumerate(texts):
-                index = indices[number * self.args.eval_batch_size + place]
-                row_labels = (
-                    None if labels is None else [token for token in labels[place].tolist() if token >= 0]
-                )
-                rows.append(_Row(index, tokens, layers, row_labels))
-        return rows, seconds, head_counts
 
     def _prepare_model(self) -> None:
         self.model.eval()
@@ -132,33 +144,19 @@ class GenerationTrainer(StableTrainer):
             self.model.to(self.args.device, torch.float16)
         self.model.exit_heads.float()  # they compute in float32 whatever the model is in
 
-    def _generate(self, inputs: dict) -> EarlyExitOutput:
-        """A batch; of transformers' own decoding the sequences alone."""
-        policy = self.generation.policy
-        kwargs = {name: value for name, value in self._gen_kwargs.items() if value is not None}
-        if policy is None:
-            return EarlyExitOutput(self.model.generate(**inputs, **kwargs, exit_policy=None))
-        return self.model.generate(
-            **inputs,
-            **kwargs,
-            exit_policy=policy,
-            engine_precision=self.generation.precision,
-            return_dict_in_generate=True,
-        )
-
     def _clock(self) -> float:
         if self.generation.synchronize and self.args.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def without_padding(self, sequences, exit_layers):
-        """Pairs of new tokens (up to the end token, with it) and their exit layers, one a row."""
-        ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        for place, sequence in enumerate(sequences[:, 1:].tolist()):
-            length = next((at + 1 for at, token in enumerate(sequence) if token in ends), len(sequence))
-            layers = [self.model.num_exits] * length
-            yield sequence[:length], layers if exit_layers is None else exit_layers[place, :length].tolist()
+
+def _first(batch: Tensor | None) -> Tensor | None:
+    return None if batch is None else batch[0]
+
+
+def _labels(example) -> list[int] | None:
+    labels = example.get("labels")
+    return None if labels is None else [token for token in labels[0].tolist() if token >= 0]
 
 
 def _exit_statistics(rows: list[_Row], num_exits: int) -> dict:
@@ -170,13 +168,6 @@ def _exit_statistics(rows: list[_Row], num_exits: int) -> dict:
         "block_avg": sum(layers) / max(1, len(layers)),
         "exit_layer_counts": [layers.count(layer) for layer in range(1, num_exits + 1)],
     }
-
-
-def _counted(output: EarlyExitOutput) -> Counter:
-    counts = Counter(output.screen or {})
-    if output.kept is not None:
-        counts["kept"], counts["chosen"] = output.kept()
-    return counts
 
 
 def _head_statistics(counts: Counter) -> dict:
@@ -191,12 +182,3 @@ def _head_statistics(counts: Counter) -> dict:
         metrics["screen_fell_back"] = counts["fell_back"] / counts["asked"]
         metrics["screen_candidates"] = counts["candidates"] / max(1, settled)
     return metrics
-
-
-def _speed(rows: list[_Row], process_seconds: list[float]) -> dict:
-    """Over new tokens: ms_per_token of a process, tokens_per_second of all together."""
-    tokens = max(1, sum(len(row.tokens) for row in rows))
-    return {
-        "tokens_per_second": tokens / max(process_seconds),
-        "ms_per_token": 1000 * sum(process_seconds) / tokens,
-    }

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit import DecodingSetting, ExitPolicy
 from models.effective_generation import evaluation_options
 from models.engines import engine_for
+from models.sources import Source, encode_all
+from models.stream import decode_prompts
 from trainers.generation import GenerationTrainer
 
 # Confidences are float32 and divided by the threshold's decay: closer than this to λ, a text is decoded anew.
@@ -44,63 +44,41 @@ class Column:
     decoded: int
 
 
-def padded_batch(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows [length, …] of different length as one tensor [rows, longest, …], and its mask [rows, longest]."""
-    padded = pad_sequence(rows, batch_first=True)
-    lengths = torch.tensor([len(row) for row in rows], device=padded.device)
-    return padded, (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).long()
-
-
 class PromptDecoder:
     """Decodes this process's share of the prompts, whose sources are encoded once for each precision."""
 
     def __init__(self, trainer: GenerationTrainer, dataset):
         """dataset: rows of `input_ids`; trainer: gives model, batch size and decoding limits."""
-        self._trainer, self._model = trainer, trainer.model
-        arguments = trainer.args
+        self._model, arguments = trainer.model, trainer.args
         self.indices = list(range(arguments.process_index, len(dataset), arguments.world_size))
-        self._inputs = [
-            torch.tensor(dataset[index]["input_ids"], device=arguments.device) for index in self.indices
-        ]
-        self._batch, self._options = arguments.eval_batch_size, evaluation_options(arguments)
-        self._sources: dict[str, list[Tensor]] = {}
+        self._sources = [Source.of(torch.tensor(dataset[index]["input_ids"])) for index in self.indices]
+        self._rows, self._options = arguments.eval_batch_size, evaluation_options(arguments)
+        self._states: dict[str, list[Tensor]] = {}
         self._model.eval()
 
     def decode(self, wanted: Sequence[int], policy: ExitPolicy, precision: str) -> list[Text]:
         """Texts of some of its prompts, by their number among `indices`."""
-        sources = self._encoded(precision)
-        texts: list[Text] = []
-        for first in range(0, len(wanted), self._batch):
-            numbers = wanted[first : first + self._batch]
-            padded, mask = padded_batch([sources[number] for number in numbers])
-            output = self._model.generate(
-                input_ids=padded_batch([self._inputs[number] for number in numbers])[0],  # processors look
-                encoder_outputs=BaseModelOutput(last_hidden_state=padded),
-                attention_mask=mask,
-                **self._options,
-                exit_policy=policy,
-                engine_precision=precision,
-                return_dict_in_generate=True,
-            )
-            rows = self._trainer.without_padding(output.sequences, output.exit_layers)
-            texts += [
-                Text(tokens, sum(layers) / max(1, len(layers)), kept)
-                for (tokens, layers), kept in zip(rows, output.max_stay_confidence.tolist(), strict=True)
-            ]
-        return texts
+        states = self._encoded(precision)
+        texts = decode_prompts(
+            self._model,
+            policy,
+            precision,
+            [self._sources[number] for number in wanted],
+            self._rows,
+            self._options,
+            states=[states[number] for number in wanted],
+        )
+        return [
+            Text(row.tokens, sum(row.exit_layers) / max(1, len(row.exit_layers)), row.max_stay_confidence)
+            for row in texts.rows
+        ]
 
-    @torch.no_grad()
     def _encoded(self, precision: str) -> list[Tensor]:
         """Encoder states [length, d_model] of every prompt."""
-        if precision not in self._sources:
-            encoder, states = engine_for(self._model, ExitPolicy(), precision).encoder, []
-            for first in range(0, len(self._inputs), self._batch):
-                inputs = self._inputs[first : first + self._batch]
-                padded, mask = padded_batch(inputs)
-                batch = encoder(input_ids=padded, attention_mask=mask).last_hidden_state
-                states += [row[: len(own)] for row, own in zip(batch, inputs, strict=True)]
-            self._sources[precision] = states
-        return self._sources[precision]
+        if precision not in self._states:
+            encoder = engine_for(self._model, ExitPolicy(), precision).encoder
+            self._states[precision] = encode_all(encoder, self._sources, self._rows, self._model.device)
+        return self._states[precision]
 
 
 # Loss and quality of a prompt, from its number, its early and its full text.

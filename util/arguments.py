@@ -131,6 +131,10 @@ class ExitArguments:
         False, "Decode as deployed and time it: a warm-up batch first, full depth through the same loop."
     )
     use_synchronize: bool = argument(False, "Wait for the device before the clock is read.")
+    retime: bool = argument(
+        False,
+        "At the end of a sweep time those points again whose times were disturbed (marked in the table).",
+    )
     overwrite_output_dir: bool = argument(
         False, "Use a non-empty output folder; an interrupted run with the same settings still resumes."
     )

@@ -119,6 +119,8 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError("several thresholds, layers, measures or K make a sweep, which needs --do_eval")
     if exits.is_sweep and (training.do_train or training.do_predict):
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
+    if exits.retime and not exits.is_sweep:
+        raise UsageError("--retime has no effect without a sweep: several thresholds, layers, measures or K")
     exits.policies(num_layers=None)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from early_exit import ExitPolicy
+from util.disturbed import NOTE, TIMINGS, disturbed
 from util.files import read_json, write_json, write_text
 from util.run_folder import SWEEP_FILE
 
@@ -41,9 +42,11 @@ TABLE_METRICS = {
 }
 
 
-# Shown where any point has them: of top-k propagation the share of tokens for which the whole head's choice
-# was among the K; of a screened LM head the share of questions for which it was computed whole.
-_SOME_METRICS = {"kept": "eval_top_k_kept", "fell back": "eval_screen_fell_back"}
+# Shown where any point has them: the times' spread; of top-k propagation the share of tokens for which the
+# whole head's choice was among the K; of a screened LM head the share of questions for which it was computed
+# whole.
+_SPREAD = {"p10": "eval_ms_per_token_p10", "p90": "eval_ms_per_token_p90"}
+_SHARES = {"kept": "eval_top_k_kept", "fell back": "eval_screen_fell_back"}
 
 
 def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
@@ -115,19 +118,22 @@ def setting_name(policy: ExitPolicy) -> str:
 def table_rows(points: list[dict[str, Any]]) -> list[list[str]]:
     """Header and a row a point, as text. A point is `{"setting": name, "metrics": {...}}`."""
     columns = dict(TABLE_METRICS)
-    for name, metric in _SOME_METRICS.items():
+    for name, metric in {**_SPREAD, **_SHARES}.items():
         if any(metric in point["metrics"] for point in points):
             columns[name] = metric
     rows = [["setting", *columns]]
     for point in points:
         rows.append([point["setting"], *(_cell(point["metrics"], metric) for metric in columns.values())])
+    marks = ["disturbed" if mark else "" for mark in disturbed(points)]
+    if any(marks):
+        rows = [[*row, mark] for row, mark in zip(rows, ["note", *marks], strict=True)]
     return rows
 
 
 def _cell(metrics: dict[str, Any], metric: str) -> str:
     if metric not in metrics:
         return ""
-    return f"{metrics[metric]:.{3 if metric in _SOME_METRICS.values() else 2}f}"
+    return f"{metrics[metric]:.{3 if metric in _SHARES.values() else 2}f}"
 
 
 def markdown_table(rows: list[list[str]]) -> str:
@@ -163,24 +169,54 @@ def csv_text(rows: list[list[str]]) -> str:
 class SweepTable:
     """The points of a sweep in `folder`: sweep.json, sweep.csv and sweep.md, rewritten after each.
 
-    Starts with the points that the folder holds. source: of `provenance`, kept with each point.
+    Starts with the points that the folder holds. source: of `provenance`, kept with each point. writes: of
+    several processes one writes.
     """
 
-    def __init__(self, folder: Path, source: dict[str, Any]):
-        self._folder = folder
-        self._source = source
+    def __init__(self, folder: Path, source: dict[str, Any], writes: bool = True):
+        self._folder, self._source, self._writes = folder, source, writes
         self._points = read_json(folder / SWEEP_FILE, default={"points": []})["points"]
 
     def __contains__(self, policy: ExitPolicy) -> bool:
-        return any(point["setting"] == setting_name(policy) for point in self._points)
+        return self._point(policy) is not None
 
     def add(self, policy: ExitPolicy, metrics: dict[str, Any]) -> None:
         """Adds a point and rewrites the files."""
-        self._points.append({"setting": setting_name(policy), "metrics": metrics, **self._source})
-        rows = table_rows(self._points)
+        point = {"setting": setting_name(policy), "policy": policy.to_dict(), "metrics": metrics}
+        self._points.append({**point, **self._source})
+        self._write()
+
+    def disturbed(self) -> list[ExitPolicy]:
+        """The policies of points whose times stand out, see `util.disturbed`."""
+        marked = zip(self._points, disturbed(self._points), strict=True)
+        return [ExitPolicy.from_dict(point["policy"]) for point, mark in marked if mark and "policy" in point]
+
+    def retime(self, policy: ExitPolicy, metrics: dict[str, Any]) -> None:
+        """Replaces the timings of a point by those of a later evaluation, whose source stands beside them as
+        `retimed`; and rewrites the files."""
+        point = self._point(policy)
+        point["metrics"] |= {name: metrics[name] for name in TIMINGS if name in metrics}
+        point["retimed"] = self._source
+        self._write()
+
+    def _point(self, policy: ExitPolicy) -> dict[str, Any] | None:
+        """Points of earlier versions are known by their names alone."""
+        for point in self._points:
+            if "policy" not in point:
+                found = point["setting"] == setting_name(policy)
+            else:
+                found = ExitPolicy.from_dict(point["policy"]).to_dict() == policy.to_dict()
+            if found:
+                return point
+        return None
+
+    def _write(self) -> None:
+        if not self._writes:
+            return
         write_json(self._folder / SWEEP_FILE, {"points": self._points})
-        write_text(self._folder / "sweep.csv", csv_text(rows))
-        write_text(self._folder / "sweep.md", markdown_table(rows) + "\n")
+        write_text(self._folder / "sweep.csv", csv_text(table_rows(self._points)))
+        write_text(self._folder / "sweep.md", f"{self}\n")
 
     def __str__(self) -> str:
-        return markdown_table(table_rows(self._points))
+        table = markdown_table(table_rows(self._points))
+        return f"{table}\n\n{NOTE}" if any(disturbed(self._points)) else table

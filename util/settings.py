@@ -11,7 +11,9 @@ from util.results import device_name
 from util.resume import resumption
 
 # Flags that change where or how often something is written, not what is computed.
-_SILENT = ("overwrite_output_dir", "overwrite_cache", "cache_dir", "token", "preprocessing_num_workers")
+_SILENT = (
+    "overwrite_output_dir", "overwrite_cache", "cache_dir", "token", "preprocessing_num_workers", "retime",
+)  # fmt: skip
 # Of transformers' many training arguments, those that an ordinary run's result depends on.
 _TRAINING = (
     "do_train do_eval do_predict per_device_train_batch_size per_device_eval_batch_size "

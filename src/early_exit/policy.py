@@ -198,8 +198,8 @@ class ExitPolicy:
         """What to raise where the measure gave NaN."""
         return ValueError(f"confidence measure {self.measure!r} gave NaN; are the model's weights finite?")
 
-    def for_row(self, row: int) -> "ExitPolicy":
-        """The policy of one row of a batch."""
+    def for_row(self, row: int | list[int]) -> "ExitPolicy":
+        """The policy of one row of a batch; or of several, in their order."""
         own = {}
         if isinstance(self.threshold, Tensor) and self.threshold.ndim == 1:
             own["threshold"] = self.threshold[row]

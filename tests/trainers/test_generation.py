@@ -5,7 +5,8 @@ import torch
 from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 
-from early_exit import ExitPolicy
+from early_exit import ExitPolicy, Scores
+from models import stream
 from tests.tiny import tiny_model
 from trainers import generation
 from trainers.generation import GenerationSettings
@@ -90,30 +91,36 @@ def test_without_a_policy_transformers_decodes_and_counts_are_full_depth(trainer
 
 
 @pytest.mark.parametrize("warm_up", [False, True])
-def test_the_clock_holds_generation_only(trainer, monkeypatch, warm_up):
-    """A clock that only generation advances, by one second a call: what it shows is what was timed."""
-    now = [0.0]
-    generate_batch, compute_metrics = JointTrainer._generate, trainer.compute_metrics
-    calls = []
+@pytest.mark.parametrize("streams", [False, True], ids=["fixed batches", "stream"])
+def test_the_clock_holds_generation_only(trainer, monkeypatch, warm_up, streams):
+    """A clock that decoding advances by one second a token, and metrics by 100: what it shows is what was
+    timed."""
+    now, rows = [0.0], []
+    compute_metrics, tokens = trainer.compute_metrics, Scores.tokens
 
-    def one_second(self, inputs):
-        now[0] += 1.0
-        calls.append(len(inputs["input_ids"]))
-        return generate_batch(self, inputs)
+    def one_second_each(self):
+        result = tokens(self)
+        rows.append(len(result))
+        now[0] += len(result)
+        return result
 
     def slow_metrics(rows):
         now[0] += 100.0
         return compute_metrics(rows)
 
     monkeypatch.setattr(generation.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(JointTrainer, "_generate", one_second)
+    monkeypatch.setattr(Scores, "tokens", one_second_each)
     trainer.compute_metrics = slow_metrics
     trainer.generation = GenerationSettings(policy=ExitPolicy(static_layer=1), warm_up=warm_up)
+    if not streams:
+        monkeypatch.setattr(stream, "plain_greedy", lambda model, options: None)
     metrics = trainer.evaluate()
-    tokens = sum(map(len, metrics["eval_predictions"]))
-    assert calls == [2] * warm_up + [2, 2, 1]
-    assert metrics["eval_tokens_per_second"] == pytest.approx(tokens / 3)
-    assert metrics["eval_ms_per_token"] == pytest.approx(3000 / tokens)
+    new = sum(map(len, metrics["eval_predictions"]))
+    assert sum(rows) == new + warm_up * sum(map(len, metrics["eval_predictions"][:2]))
+    assert max(rows) == 2
+    assert metrics["eval_tokens_per_second"] == pytest.approx(1)
+    for name in ("", "_p10", "_p90"):
+        assert metrics[f"eval_ms_per_token{name}"] == pytest.approx(1000)
 
 
 def test_without_generation_the_loss_is_the_joint_one(trainer):

@@ -14,7 +14,7 @@ from torch import Tensor
 from early_exit.decoding.drafts import Drafts
 from early_exit.decoding.exits import Choose, ConfidenceExits, Exits, StaticExits
 from early_exit.decoding.kv_cache import check_memory
-from early_exit.decoding.results import DecodedBatch, DecodedRow
+from early_exit.decoding.results import DecodedBatch, DecodedRow, DecodedStream
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items, Kernels
@@ -78,7 +78,7 @@ class Engine:
         max_new_tokens: int,
         rows: int,
         enough: int | None = None,
-    ) -> Iterator[DecodedRow]:
+    ) -> DecodedStream:
         """Decodes any number of prompts, so many rows at a time: a prompt joins when a row ends. Yields texts
         as they end.
 
@@ -89,7 +89,8 @@ class Engine:
         Raises ValueError where thresholds or sources do not fit, for caches that the device cannot hold, and
         for NaN confidences.
         """
-        return _Call(self, policy, choose, max_new_tokens, rows, enough or _enough(rows)).decode(prompts)
+        call = _Call(self, policy, choose, max_new_tokens, rows, enough or _enough(rows))
+        return DecodedStream(call.decode(prompts), screen=call.head.counts, kept=call.head.kept)
 
     def head_for(self, policy: ExitPolicy, slots: int) -> FullHead:
         """How a policy reads the LM head."""

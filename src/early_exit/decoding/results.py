@@ -1,6 +1,6 @@
 """What decoding gives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -77,3 +77,15 @@ class DecodedBatch:
             None if rows[0].drafting is None else [row.drafting for row in rows],
             **counts,
         )
+
+
+@dataclass(frozen=True)
+class DecodedStream(Iterator[DecodedRow]):
+    """Rows in the order in which they end. screen, kept: as in `DecodedBatch`, of the tokens so far."""
+
+    rows: Iterator[DecodedRow]
+    screen: dict[str, int] | None = None
+    kept: Callable[[], tuple[int, int]] | None = None
+
+    def __next__(self) -> DecodedRow:
+        return next(self.rows)
