@@ -74,6 +74,8 @@ def _rows(output: EarlyExitOutput, ends: set[int], num_exits: int, first: int) -
         if output.max_stay_confidence is not None:
             row.max_stay_confidence = output.max_stay_confidence[place].item()
             row.min_exit_confidence = output.min_exit_confidence[place].item()
+        if output.drafting is not None:
+            row.drafting = output.drafting[place]
         yield row
 
 

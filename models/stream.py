@@ -117,6 +117,8 @@ class _Stream:
             for count, row in enumerate(stream, start=1):
                 row.prompt = order[row.prompt]
                 texts.rows[row.prompt] = row
+                if self._policy.verify is not None:
+                    self._watch.chose(len(row.tokens))  # of the choices, those that have stayed
                 self._watch.ended(1)
                 if stream.kept is not None and count % _COUNTED_TOGETHER == 0:
                     stream.kept()  # which lets go of the states
@@ -138,5 +140,6 @@ class _Stream:
         self, numbers: np.ndarray, lengths: np.ndarray, scores: Scores
     ) -> tuple[np.ndarray, np.ndarray]:
         tokens = scores.tokens()
-        self._watch.chose(len(tokens))
+        if self._policy.verify is None:
+            self._watch.chose(len(tokens))
         return tokens, np.isin(tokens, self._greedy.ends)

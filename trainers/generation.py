@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
-from early_exit import ExitPolicy
+from early_exit import DecodedRow, ExitPolicy
 from models.sources import Source, Watch
 from models.stream import DecodedTexts, decode_prompts
 from trainers.stable import StableTrainer
@@ -40,11 +40,10 @@ class GenerationSettings:
 
 @dataclass
 class _Row:
-    """One generated sequence: its place in the data set, new tokens, their exit layers, the labels."""
+    """One generated sequence: its place in the data set, the text, the labels."""
 
     index: int
-    tokens: list[int]
-    exit_layers: list[int]
+    text: DecodedRow
     labels: list[int] | None
 
 
@@ -95,7 +94,7 @@ class GenerationTrainer(StableTrainer):
         rows = sorted((row for share in shares for row in share.rows), key=lambda row: row.index)
         head_counts = sum((share.head_counts for share in shares), Counter())
 
-        predictions = [row.tokens for row in rows]
+        predictions = [row.text.tokens for row in rows]
         labels = None if rows[0].labels is None else [row.labels for row in rows]
         metrics = _exit_statistics(rows, self.model.num_exits) | speed([share.slices for share in shares])
         metrics |= _head_statistics(head_counts)
@@ -123,7 +122,7 @@ class GenerationTrainer(StableTrainer):
             watch = Stopwatch(self._clock, progress.update)
             texts = self._decode(sources, watch)
         rows = [
-            _Row(index, text.tokens, text.exit_layers, _labels(example))
+            _Row(index, text, _labels(example))
             for index, text, example in zip(indices, texts.rows, examples, strict=True)
         ]
         return _Share(rows, watch.slices(), texts.counts)
@@ -160,14 +159,21 @@ def _labels(example) -> list[int] | None:
 
 
 def _exit_statistics(rows: list[_Row], num_exits: int) -> dict:
-    """gen_len: mean new tokens a row; block_avg: mean decoder layers a token; exit_layer_counts:
-    tokens that left at layers 1 to L."""
-    layers = [layer for row in rows for layer in row.exit_layers]
-    return {
+    """gen_len: mean new tokens a row; block_avg: mean decoder layers run for a token, for dropped drafts too;
+    exit_layer_counts: tokens that left at layers 1 to L. Of drafts: accept_rate, the share that stayed;
+    tokens_per_block: tokens for each run through the deepest layer."""
+    layers = [layer for row in rows for layer in row.text.exit_layers]
+    statistics = {
         "gen_len": len(layers) / len(rows),
-        "block_avg": sum(layers) / max(1, len(layers)),
+        "block_avg": sum(row.text.layers_run for row in rows) / max(1, len(layers)),
         "exit_layer_counts": [layers.count(layer) for layer in range(1, num_exits + 1)],
     }
+    drafting = [row.text.drafting for row in rows if row.text.drafting is not None]
+    if drafting:
+        drafted, blocks = sum(each.drafted for each in drafting), sum(each.blocks for each in drafting)
+        statistics["accept_rate"] = sum(each.accepted for each in drafting) / max(1, drafted)
+        statistics["tokens_per_block"] = len(layers) / max(1, blocks)
+    return statistics
 
 
 def _head_statistics(counts: Counter) -> dict:

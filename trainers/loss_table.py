@@ -69,7 +69,7 @@ class PromptDecoder:
             states=[states[number] for number in wanted],
         )
         return [
-            Text(row.tokens, sum(row.exit_layers) / max(1, len(row.exit_layers)), row.max_stay_confidence)
+            Text(row.tokens, row.layers_read / max(1, len(row.tokens)), row.max_stay_confidence)
             for row in texts.rows
         ]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.confidence import known_measures
 from early_exit.head_losses import HEAD_LOSSES
+from early_exit.policy import VERIFICATIONS
 from models.shapes import SHAPES
 from util.errors import UsageError
 
@@ -102,6 +103,7 @@ class ExitArguments:
         },
     )
     exit_min_layer: int = argument(0, "No exit is tried before so many decoder layers have run.")
+    exit_max_layer: int | None = argument(None, "No exit is tried after more decoder layers than that.")
     exit_position_temp: float | None = argument(
         None, "τ of the positional decay λ·(0.9 + 0.1·exp(−τ·t/T)); off if not given."
     )
@@ -122,6 +124,32 @@ class ExitArguments:
             "a sweep."
         },
     )
+    verify: str | None = argument(
+        None,
+        "Tokens that leave early are drafts, whose deeper layers run later, together: "
+        f"{', '.join(VERIFICATIONS)}. 'exact' writes full depth's text.",
+    )
+    max_draft: list[int] | None = field(
+        default=None,
+        metadata={"help": "Drafts that wait at most; default 6, with --verify. Several make a sweep."},
+    )
+    accept_ratio: float | None = argument(
+        None, "With --verify lenient: least full-depth probability of a draft, of the largest; default 0.9."
+    )
+    rollback_threshold: float | None = argument(
+        None, "With --verify rollback: least full-depth probability of a draft; default 0.1."
+    )
+    use_shallow_deep: bool = argument(
+        False, "FREE's way: exits at one shallow layer, checked as asked below."
+    )
+    shallow_exit_layer: int | None = argument(None, "The shallow layer.")
+    shallow2deep_conf_type: str | None = argument(None, "Confidence there: softmax or meta, a linear head.")
+    shallow2deep_conf_threshold: float | None = argument(None, "λ there; default 1.")
+    parallel_gen_token: bool = argument(True, "Deeper layers of shallow tokens run together, later.")
+    copy_skipped_hidden_states: bool = argument(False, "Deeper layers get the shallow states, as in CALM.")
+    rollback_conf_threshold: float | None = argument(
+        None, "Replace shallow tokens whose cross-entropy at full depth is above that."
+    )
     engine_precision: str | None = argument(
         None,
         f"What decoding with exits computes in, encoder included: {', '.join(PRECISIONS)}. "
@@ -140,7 +168,7 @@ class ExitArguments:
     )
 
     def __post_init__(self):
-        make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold")
+        make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold", "max_draft")
         for name in ("static_exit_layer", "top_propagation"):
             values = getattr(self, name)
             setattr(self, name, None if values is None else [str(value) for value in values])
@@ -176,7 +204,8 @@ class ExitArguments:
         thresholds = self.exit_conf_threshold or []
         if self.use_early_exit and (len(self.measures) > 1 or len(self.top_propagation or []) > 1):
             return True
-        return len(layers) > 1 or layers in (["all"], ["last"]) or len(thresholds) > 1
+        several = max(len(layers), len(thresholds), len(self.max_draft or []))
+        return several > 1 or layers in (["all"], ["last"])
 
     @property
     def propagated(self) -> list[int | None]:
@@ -201,8 +230,9 @@ class ExitArguments:
         try:
             if self.static_exit_layer is not None:
                 policies = [
-                    ExitPolicy(static_layer=layer, screen=self.lm_head_screen)
+                    ExitPolicy(static_layer=layer, screen=self.lm_head_screen, **drafting)
                     for layer in self._static_layers(num_layers)
+                    for drafting in self._drafting
                 ]
             elif self.use_early_exit:
                 policies = [
@@ -213,10 +243,13 @@ class ExitArguments:
                         position_temperature=self.exit_position_temp,
                         top_k=top_k,
                         screen=self.lm_head_screen,
+                        max_layer=self.exit_max_layer,
+                        **drafting,
                     )
                     for measure in self.measures
                     for threshold in dict.fromkeys(self.exit_conf_threshold or [1.0])
                     for top_k in self.propagated
+                    for drafting in self._drafting
                 ]
             else:
                 policies = [ExitPolicy(screen=self.lm_head_screen)]
@@ -228,6 +261,16 @@ class ExitArguments:
         except ValueError as error:
             raise UsageError(str(error)) from error
         return policies
+
+    @property
+    def _drafting(self) -> list[dict]:
+        """The fields of policies that say what becomes of tokens that left; one but for a sweep."""
+        if self.verify is None:
+            return [{}]
+        limits = {"accept_ratio": self.accept_ratio, "rollback_threshold": self.rollback_threshold}
+        fields = {name: value for name, value in limits.items() if value is not None}
+        numbers = [{"max_draft": number} for number in dict.fromkeys(self.max_draft or [])]
+        return [{"verify": self.verify, **fields, **number} for number in numbers or [{}]]
 
     def _static_layers(self, num_layers: int | None) -> list[int]:
         if self.static_exit_layer == ["all"]:

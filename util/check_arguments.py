@@ -8,6 +8,7 @@ from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments, check_calibration
 from util.check_training import check_training
 from util.errors import UsageError
+from util.shallow_deep import translate_shallow_deep
 
 
 def check_arguments(
@@ -82,6 +83,8 @@ def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
 
 
 def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
+    translate_shallow_deep(exits)
+    _check_drafts(exits)
     if exits.engine_precision not in (None, *PRECISIONS):
         raise UsageError(
             f"unknown engine precision {exits.engine_precision!r}; known: {', '.join(PRECISIONS)}"
@@ -122,6 +125,19 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.retime and not exits.is_sweep:
         raise UsageError("--retime has no effect without a sweep: several thresholds, layers, measures or K")
     exits.policies(num_layers=None)
+
+
+def _check_drafts(exits: ExitArguments) -> None:
+    if exits.verify is not None and not (exits.use_early_exit or exits.static_exit_layer):
+        raise UsageError("--verify has no effect without --use_early_exit True or --static_exit_layer")
+    if exits.exit_max_layer is not None and not exits.use_early_exit:
+        raise UsageError("--exit_max_layer has no effect without --use_early_exit True")
+    needs = {"max_draft": (None, "--verify"), "accept_ratio": ("lenient", "--verify lenient")}
+    needs["rollback_threshold"] = ("rollback", "--verify rollback")
+    for name, (verification, flag) in needs.items():
+        there = exits.verify is not None if verification is None else exits.verify == verification
+        if getattr(exits, name) is not None and not there:
+            raise UsageError(f"--{name} has no effect without {flag}")
 
 
 def _check_measures(exits: ExitArguments, training) -> None:

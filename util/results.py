@@ -101,6 +101,7 @@ def write_results(folder: Path, split: str, metrics: dict[str, Any], source: dic
 def setting_name(policy: ExitPolicy) -> str:
     """How tables call a policy."""
     screened = " screened" if policy.screen else ""
+    screened += _drafting_name(policy)
     if policy.static_layer is not None:
         return f"static {policy.static_layer}{screened}"
     if policy.measure is None:
@@ -108,11 +109,21 @@ def setting_name(policy: ExitPolicy) -> str:
     name = f"{policy.measure} λ={float(policy.threshold)!r}"
     if policy.min_layer > 1:
         name += f" min={policy.min_layer}"
+    if policy.max_layer is not None:
+        name += f" max={policy.max_layer}"
     if policy.position_temperature is not None:
         name += f" τ={policy.position_temperature:g}"
     if policy.top_k is not None:
         name += f" K={policy.top_k}"
     return name + screened
+
+
+def _drafting_name(policy: ExitPolicy) -> str:
+    if policy.verify is None:
+        return ""
+    limits = {"lenient": policy.accept_ratio, "rollback": policy.rollback_threshold}
+    limit = f" {limits[policy.verify]:g}" if policy.verify in limits else ""
+    return f" {policy.verify}{limit} ×{policy.max_draft}"
 
 
 def table_rows(points: list[dict[str, Any]]) -> list[list[str]]:

@@ -28,6 +28,7 @@ class ExitPolicy:
         first layer whose confidence is strictly greater.
     min_layer: no exit is tried before so many layers have run; 0 and 1 both allow one after the
         first.
+    max_layer: nor after more layers than that, None for no such limit.
     position_temperature: τ >= 0 of the positional decay, None for a constant threshold.
     top_k: deeper layers than the first that tries an exit see only the K likeliest tokens of that one, in
         softmax response and in the choice of the token (top-k token propagation); 1 <= K <= vocabulary,
@@ -62,6 +63,7 @@ class ExitPolicy:
     max_draft: int = 6
     accept_ratio: float = 0.9
     rollback_threshold: float = 0.1
+    max_layer: int | None = None
 
     def __post_init__(self):
         if self.measure is not None:
@@ -76,6 +78,10 @@ class ExitPolicy:
             raise ValueError(f"confidence threshold {outside.flatten()[0]:g} is outside [0, 1]")
         if self.min_layer < 0:
             raise ValueError(f"minimum exit layer {self.min_layer} is negative")
+        if self.max_layer is not None and self.max_layer < max(self.min_layer, 1):
+            raise ValueError(
+                f"maximum exit layer {self.max_layer}; allowed: {max(self.min_layer, 1)} and above"
+            )
         temperature = self.position_temperature
         if temperature is not None and not (0 <= temperature < math.inf):
             raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
@@ -169,7 +175,8 @@ class ExitPolicy:
 
     def tries_exit(self, layer: int, num_layers: int) -> bool:
         """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
-        return self.measure is not None and max(self.min_layer, 1) <= layer < num_layers
+        deepest = num_layers - 1 if self.max_layer is None else self.max_layer
+        return self.measure is not None and max(self.min_layer, 1) <= layer <= min(deepest, num_layers - 1)
 
     def decay(self, step: int | np.ndarray, max_new_tokens: int) -> float | np.ndarray:
         """0.9 + 0.1·exp(−τ·t/T), in (0.9, 1], for the t-th new token (from 0) of at most T; 1 without τ.

@@ -143,6 +143,8 @@ class Drafts:
             return front, front.states
         for slot in front.items.slots.tolist():
             rows.results[slot].drafting.layers += last - first
+        for slot in np.unique(front.items.slots).tolist():
+            rows.results[slot].drafting.reads += last - first
         run, previous = rows.kernels.run, front.states
         if front.asks.any() and self._exits.reads_previous:
             previous = run(front.items, front.states, first, last - 1, rows.cache, rows.sources)

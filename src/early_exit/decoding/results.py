@@ -28,16 +28,28 @@ class DecodedRow:
     min_exit_confidence: float = float("inf")
     drafting: "Drafting | None" = None
 
+    @property
+    def layers_run(self) -> int:
+        """Layers over all tokens, dropped ones included."""
+        return sum(self.exit_layers) if self.drafting is None else self.drafting.layers
+
+    @property
+    def layers_read(self) -> int:
+        """The same, but of tokens that ran together once; see `Drafting`."""
+        return sum(self.exit_layers) if self.drafting is None else self.drafting.reads
+
 
 @dataclass
 class Drafting:
     """What drafts of a text have cost and brought, see `early_exit.decoding.drafts`.
 
     layers: that were run, over all tokens, those that were dropped and prefixes left out included; blocks:
-    runs through the deepest layer; drafted, accepted: tokens.
+    runs through the deepest layer; drafted, accepted: tokens. reads: layers that the row has read, once for
+    all of its tokens that ran together: what its time goes with where it is decoded alone.
     """
 
     layers: int = 0
+    reads: int = 0
     blocks: int = 0
     drafted: int = 0
     accepted: int = 0

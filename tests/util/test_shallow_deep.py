@@ -1,0 +1,60 @@
+import math
+
+import pytest
+
+from early_exit import ExitPolicy
+from util.arguments import ExitArguments
+from util.errors import UsageError
+from util.shallow_deep import UNLIMITED_DRAFTS, translate_shallow_deep
+
+
+def policy(**flags) -> ExitPolicy:
+    exits = ExitArguments(use_shallow_deep=True, **flags)
+    translate_shallow_deep(exits)
+    [policy] = exits.policies(num_layers=6)
+    return policy
+
+
+def shallow(**fields) -> ExitPolicy:
+    return ExitPolicy(min_layer=2, max_layer=2, **fields)
+
+
+def test_flags_of_free_are_exits_at_one_layer():
+    softmax = {"measure": "softmax", "threshold": 0.8}
+    flags = {"shallow_exit_layer": 2, "shallow2deep_conf_threshold": 0.8}
+    drafts = {"max_draft": UNLIMITED_DRAFTS}
+    assert policy(**flags) == shallow(**softmax, **drafts, verify="parallel")
+    copied = {"copy_skipped_hidden_states": True}
+    assert policy(**flags, **copied) == shallow(**softmax)
+    assert policy(**flags, **copied, parallel_gen_token=False) == shallow(**softmax)
+    rolled = policy(**flags, rollback_conf_threshold=1.5)
+    assert rolled == shallow(**softmax, **drafts, verify="rollback", rollback_threshold=math.exp(-1.5))
+    meta = policy(shallow_exit_layer=2, shallow2deep_conf_type="meta")
+    assert meta == shallow(measure="vanilla_classifier", threshold=1.0, **drafts, verify="parallel")
+    assert [rolled.tries_exit(layer, 6) for layer in range(1, 7)] == [False, True, *[False] * 4]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "needs --shallow_exit_layer"),
+        ({"shallow_exit_layer": 2, "shallow2deep_conf_type": "oracle"}, "known: softmax, meta"),
+        ({"shallow_exit_layer": 2, "parallel_gen_token": False}, "--copy_skipped_hidden_states True"),
+        (
+            {"shallow_exit_layer": 2, "copy_skipped_hidden_states": True, "rollback_conf_threshold": 1.0},
+            "contradict",
+        ),
+        ({"shallow_exit_layer": 2, "rollback_conf_threshold": -1.0}, "no cross-entropy"),
+        ({"shallow_exit_layer": 2, "use_early_exit": True}, "--use_early_exit contradict"),
+        ({"shallow_exit_layer": 2, "exit_min_layer": 1}, "--exit_min_layer contradict"),
+    ],
+)
+def test_contradictions_are_one_line(flags, message):
+    with pytest.raises(UsageError, match=message):
+        policy(**flags)
+
+
+def test_they_do_nothing_alone():
+    with pytest.raises(UsageError, match="--shallow_exit_layer has no effect without --use_shallow_deep"):
+        translate_shallow_deep(ExitArguments(shallow_exit_layer=2))
+    translate_shallow_deep(ExitArguments())
