@@ -46,7 +46,12 @@ TABLE_METRICS = {
 # whole head's choice was among the K; of a screened LM head the share of questions for which it was computed
 # whole.
 _SPREAD = {"p10": "eval_ms_per_token_p10", "p90": "eval_ms_per_token_p90"}
-_SHARES = {"kept": "eval_top_k_kept", "fell back": "eval_screen_fell_back"}
+_SHARES = {
+    "kept": "eval_top_k_kept",
+    "fell back": "eval_screen_fell_back",
+    "accepted": "eval_accept_rate",
+    "tokens/block": "eval_tokens_per_block",
+}
 
 
 def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
