@@ -44,6 +44,7 @@ def fails_with(capsys, flags, message):
         (["--fp16"], "use --bf16"),
         (["--exit_conf_threshold", "0.5", "0.9"], "no effect without --use_early_exit"),
         (["--generation_max_length", "1"], "at most 1 tokens"),
+        (["--static_exit_layer", "1", "--retime", "True"], "--retime has no effect without a sweep"),
         (["--no_such_flag", "1"], "--no_such_flag"),
     ],
 )  # fmt: skip

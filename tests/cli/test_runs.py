@@ -192,3 +192,31 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
     assert (output / "model.safetensors").exists()
     first_half = json.loads((output / f"checkpoint-{reached}" / "trainer_state.json").read_text())
     assert first_half["log_history"] == state["log_history"][: len(first_half["log_history"])]
+
+
+def test_retime_evaluates_disturbed_points_again_and_replaces_their_times(tmp_path, model, monkeypatch):
+    from trainers.generation import GenerationTrainer
+
+    evaluated, evaluate = [], GenerationTrainer.evaluate
+    spreads = iter([1.1, 3.0, 1.2, 1.3])  # the second is disturbed, and is not when it is timed again
+
+    def timed(self, *args, **kwargs):
+        evaluated.append(self.generation.policy.static_layer)
+        metrics = evaluate(self, *args, **kwargs)
+        metrics["eval_ms_per_token_p90"] = metrics["eval_ms_per_token_p10"] * next(spreads)
+        metrics["eval_ms_per_token"] = float(len(evaluated))
+        return metrics
+
+    monkeypatch.setattr(GenerationTrainer, "evaluate", timed)
+    flags = eval_flags(model, tmp_path, "--static_exit_layer", "all")
+    assert call(*flags) == 0
+    assert evaluated == [1, 2, 3]
+    assert "disturbed" in (tmp_path / "sweep.md").read_text()
+    assert call(*flags, "--retime", "True") == 0
+    assert evaluated == [1, 2, 3, 2]
+    assert "disturbed" not in (tmp_path / "sweep.md").read_text()
+    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    assert [point["metrics"]["eval_ms_per_token"] for point in points] == [1.0, 4.0, 3.0]
+    assert [point["metrics"]["eval_block_avg"] for point in points] == [1, 2, 3]
+    assert call(*flags, "--retime", "True") == 0
+    assert len(evaluated) == 4
