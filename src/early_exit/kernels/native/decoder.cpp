@@ -117,7 +117,7 @@ void attend_to_own(Team& team, const Sizes& sizes, int number, const Items& item
     const int item = chunk / sizes.heads, head = chunk % sizes.heads;
     const int64_t position = items.positions[item];
     const Head<Value> from(cache.layers[number], cache.slots, cache.capacity, sizes, items.slots[item], head);
-    const float* own = bias == nullptr ? nullptr : bias + (head + 1) * cache.capacity - 1 - position;
+    const float* own = bias == nullptr ? nullptr : bias + (head + 1) * cache.longest - 1 - position;
     std::vector<float>& scores = scratch().scores;
     scores.resize(position + 1);
     attend<Value>(queries + (size_t)chunk * sizes.head_dim, from.keys, from.values, own, (int)position + 1,
@@ -184,15 +184,9 @@ void run_layer(Team& team, const Decoder& decoder, int number, const Items& item
   feed_forward(team, sizes, layer, states, count);
 }
 
-// What a part of the vocabulary says of an item: its two largest logits, where the first is, and the sum of all
-// exponentials in units of the first's.
-struct Part {
-  float first, second, total;
-  int token;
-};
-
-Part part_of(const float* logits, int count, int offset, bool with_total) {
-  Part part{-INFINITY, -INFINITY, 0, offset};
+// Of a part of the vocabulary, from `offset` on.
+Top part_of(const float* logits, int count, int offset, bool totals, int64_t wanted) {
+  Top part{-INFINITY, -INFINITY, 0, -INFINITY, offset};
   bool nan = false;
   for (int i = 0; i < count; i++) {
     nan |= logits[i] != logits[i];
@@ -204,25 +198,27 @@ Part part_of(const float* logits, int count, int offset, bool with_total) {
       part.second = logits[i];
     }
   }
-  if (nan) return {NAN, NAN, NAN, offset};
-  if (!with_total) return part;
-  Floats totals = {};
+  if (wanted >= offset && wanted < offset + count) part.wanted = logits[wanted - offset];
+  if (nan) return {NAN, NAN, NAN, NAN, offset};
+  if (!totals) return part;
+  Floats sums = {};
   int i = 0;
-  for (; i + WIDTH <= count; i += WIDTH) totals += exponential(load(logits + i) - part.first);
-  part.total = sum(totals);
+  for (; i + WIDTH <= count; i += WIDTH) sums += exponential(load(logits + i) - part.first);
+  part.total = sum(sums);
   for (; i < count; i++) part.total += exponential(logits[i] - part.first);
   return part;
 }
 
-Part together(const Part& before, const Part& after) {
-  if (!(before.first >= after.first)) {  // NaN comes here, and stays
-    if (before.first != before.first) return before;
-    if (after.first != after.first) return after;
-    const float total = after.total + before.total * exponential(before.first - after.first);
-    return {after.first, std::max(before.first, after.second), total, after.token};
+Top together(const Top& before, const Top& after) {
+  if (before.first != before.first) return before;
+  if (after.first != after.first) return after;
+  const float wanted = std::max(before.wanted, after.wanted);
+  if (before.first >= after.first) {
+    const float total = before.total + after.total * exponential(after.first - before.first);
+    return {before.first, std::max(before.second, after.first), total, wanted, before.token};
   }
-  const float total = before.total + after.total * exponential(after.first - before.first);
-  return {before.first, std::max(before.second, after.first), total, before.token};
+  const float total = after.total + before.total * exponential(before.first - after.first);
+  return {after.first, std::max(before.first, after.second), total, wanted, after.token};
 }
 
 constexpr int PANELS_AT_ONCE = 16;
@@ -247,12 +243,15 @@ void read_head(Team& team, const Decoder& decoder, const float* states, int item
   multiply_all(team, room.inputs, &product, 1);
 }
 
-void top(Team& team, const Decoder& decoder, const float* states, int items, int64_t* tokens, float* responses) {
+float Top::response() const { return (1 - exponential(second - first)) / total; }
+
+std::vector<Top> top(Team& team, const Decoder& decoder, const float* states, int items, bool totals,
+                     const int64_t* wanted) {
   const Matrix& head = decoder.head;
   Scratch& room = scratch();
   prepare_normed(team, room.inputs, head, states, items, decoder.sizes.norm_epsilon);
   const int parts = (head.panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;
-  std::vector<Part> found((size_t)parts * items);
+  std::vector<Top> found((size_t)parts * items), best(items);
   team.each(parts, effort(head, items), [&](int part) {
     const int first = part * PANELS_AT_ONCE, panels = std::min(PANELS_AT_ONCE, head.panels - first);
     const int outputs = std::min(panels * PANEL, head.outputs - first * PANEL);
@@ -264,16 +263,16 @@ void top(Team& team, const Decoder& decoder, const float* states, int items, int
         for (int i = 0; i < count; i++) std::copy(results[i], results[i] + PANEL, logits[i] + panel * PANEL);
       }
       for (int i = 0; i < count; i++) {
-        found[(size_t)part * items + item + i] = part_of(logits[i], outputs, first * PANEL, responses != nullptr);
+        const int64_t own = wanted == nullptr ? -1 : wanted[item + i];
+        found[(size_t)part * items + item + i] = part_of(logits[i], outputs, first * PANEL, totals, own);
       }
     }
   });
   for (int item = 0; item < items; item++) {
-    Part best = found[item];
-    for (int part = 1; part < parts; part++) best = together(best, found[(size_t)part * items + item]);
-    tokens[item] = best.token;
-    if (responses != nullptr) responses[item] = (1 - exponential(best.second - best.first)) / best.total;
+    best[item] = found[item];
+    for (int part = 1; part < parts; part++) best[item] = together(best[item], found[(size_t)part * items + item]);
   }
+  return best;
 }
 
 }  // namespace early_exit

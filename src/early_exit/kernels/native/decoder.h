@@ -14,8 +14,9 @@ struct KVCache {
   void** layers;
   int64_t* filled;
   float* exit_states;
-  const float** biases;  // of each layer: [heads, capacity], the largest distance first; or null
+  const float** biases;  // of each layer: [heads, longest], the largest distance first; or null
   int64_t slots, capacity;
+  int64_t longest;
   int32_t half;
 };
 
@@ -49,8 +50,15 @@ bool run(Team& team, const Decoder& decoder, const Items& items, float* states, 
 // logits: [items, vocabulary].
 void read_head(Team& team, const Decoder& decoder, const float* states, int items, float* logits);
 
-// The likeliest token of each item, the first of equals; with `responses`, softmax response too. NaN in a logit
-// gives NaN.
-void top(Team& team, const Decoder& decoder, const float* states, int items, int64_t* tokens, float* responses);
+// What an item's logits come to: the likeliest token, the first of equals, its logit and the next one; the sum of
+// all exponentials in units of the first's, where it was asked for; and the logit of a token that was. NaN in a
+// logit gives NaN.
+struct Top {
+  float first, second, total, wanted;
+  int64_t token;
+  float response() const;
+};
+std::vector<Top> top(Team& team, const Decoder& decoder, const float* states, int items, bool totals,
+                     const int64_t* wanted = nullptr);
 
 }  // namespace early_exit

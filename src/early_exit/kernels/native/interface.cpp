@@ -5,12 +5,13 @@
 
 #include "decoder.h"
 #include "encoder.h"
+#include "loop.h"
 
 using namespace early_exit;
 
 namespace {
 
-enum Status { OK = 0, NO_MEMORY = 1, THERE_ALREADY = 2 };
+enum Status { OK = 0, NO_MEMORY = 1, THERE_ALREADY = 2, NO_ROOM = 3, NAN_CONFIDENCE = 4 };
 
 template <class Work>
 int guarded(const Work& work) {
@@ -77,10 +78,29 @@ int ee_logits(const Decoder* decoder, int threads, const float* states, int item
   });
 }
 
+// responses may be null.
 int ee_top(const Decoder* decoder, int threads, const float* states, int items, int64_t* tokens, float* responses) {
   return guarded([&] {
     Team team(threads);
-    top(team, *decoder, states, items, tokens, responses);
+    const std::vector<Top> tops = top(team, *decoder, states, items, responses != nullptr);
+    for (int item = 0; item < items; item++) {
+      tokens[item] = tops[item].token;
+      if (responses != nullptr) responses[item] = tops[item].response();
+    }
+    return OK;
+  });
+}
+
+int ee_decode(const Decoder* decoder, int threads, const Loop* loop, const KVCache* cache,
+              const SourceCache* sources) {
+  return guarded([&] {
+    Team team(threads);
+    switch (decode(team, *decoder, *loop, *cache, *sources)) {
+      case Stop::ENDED: return OK;
+      case Stop::NO_ROOM: return NO_ROOM;
+      case Stop::THERE_ALREADY: return THERE_ALREADY;
+      case Stop::NAN_CONFIDENCE: return NAN_CONFIDENCE;
+    }
     return OK;
   });
 }

@@ -1,0 +1,51 @@
+// Greedy decoding without a way back to Python between tokens: what decoding/exits.py and decoding/drafts.py do,
+// for the measures below and texts that end by a token or by their length.
+#pragma once
+
+#include <cstdint>
+
+#include "decoder.h"
+
+namespace early_exit {
+
+enum class Measure : int32_t { NONE = 0, SOFTMAX = 1, SOFTMAX_MAX = 2, SATURATION = 3 };
+enum class Verify : int32_t { NONE = 0, PARALLEL = 1, ROLLBACK = 2, EXACT = 3, LENIENT = 4 };
+
+// The rows and the policy. Arrays are of slots unless something else is said.
+struct Loop {
+  int64_t slots;
+  // `Rows` of decoding/rows.py.
+  const int64_t* prompt;
+  int64_t *token, *position, *layer, *step;
+  const float* embedding;  // [vocabulary, d_model]
+  // The policy.
+  Measure measure;
+  Verify verify;
+  int32_t min_layer, max_layer, last_layer, max_draft;
+  double limit;         // of verification: accept_ratio, or rollback_threshold
+  double temperature;   // of the positional decay, negative for none
+  const double* thresholds;
+  const int64_t* planned;  // [slots, planned_steps], or null
+  int64_t planned_steps;
+  int64_t max_new_tokens;
+  const int64_t* ends;  // [number_of_ends]
+  int64_t number_of_ends;
+  int64_t enough;
+  // The texts: [slots, max_new_tokens]. Extremes as in `DecodedRow`.
+  int64_t *tokens, *exit_layers;
+  float* confidences;
+  double *max_stay, *min_exit;
+  // Of drafts: stands [slots, max_draft], by rising position; counts [slots, 5] in the order of `Drafting`.
+  int32_t* stands;
+  int32_t* drafts;
+  int64_t* counts;
+  uint8_t* ended;
+};
+
+enum class Stop { ENDED, NO_ROOM, THERE_ALREADY, NAN_CONFIDENCE };
+
+// Decodes until the text of a row ends, or a row needs more room in the cache.
+Stop decode(Team& team, const Decoder& decoder, const Loop& loop, const KVCache& cache,
+            const SourceCache& sources);
+
+}  // namespace early_exit
