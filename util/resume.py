@@ -9,9 +9,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from util.errors import UsageError
 from util.optimizer import small_optimizer
-
-STATE_FILE = "trainer_state.json"
-FILES = (STATE_FILE, "optimizer.pt", "scheduler.pt")  # without which training cannot go on as it was
+from util.run_folder import CHECKPOINT_FILES, STATE_FILE
 
 
 def resumption(training: Seq2SeqTrainingArguments) -> Path | bool | None:
@@ -34,7 +32,7 @@ def check_checkpoint(
     refuse = f"--resume_from_checkpoint {folder}: "
     if not folder.is_dir():
         raise UsageError(refuse + "no such folder")
-    missing = [name for name in FILES if not (folder / name).is_file()]
+    missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
     if missing:
         raise UsageError(refuse + f"not a checkpoint of a training run, which holds {missing[0]}")
     try:

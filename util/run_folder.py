@@ -12,9 +12,14 @@ from typing import Any
 
 from util.errors import UsageError
 from util.files import read_json, write_json
-from util.resume import FILES
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
+STATE_FILE = "trainer_state.json"
+CHECKPOINT_FILES = (
+    STATE_FILE,
+    "optimizer.pt",
+    "scheduler.pt",
+)  # without which training cannot go on as it was
 _RUN_FILE = "run.json"
 _SWEEP_RUN_FILE = "sweep_run.json"
 
@@ -100,7 +105,9 @@ def check_writable(folder: Path, why: str) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The latest complete checkpoint. transformers writes trainer_state.json last: one without it was
     cut off while it was being written. --save_only_model writes none that training can go on from."""
-    complete = [path for path in _checkpoints(folder) if all((path / name).is_file() for name in FILES)]
+    complete = [
+        path for path in _checkpoints(folder) if all((path / name).is_file() for name in CHECKPOINT_FILES)
+    ]
     return max(complete, key=_step, default=None)
 
 
