@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.decoding.engine import Prompt
+from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.reference import Decoded, decode_reference
 from early_exit.decoding.reference_drafts import decode_drafts_reference
 from early_exit.decoding.results import Drafting
@@ -79,7 +81,9 @@ def early_exit_generate(
     max_new_tokens = generation_config.max_length - prefix_length
     policy = exit_policy or ExitPolicy()
     drafts = policy.verify not in (None, "parallel")
-    choose = Choice(input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
+    choose = greedy_choice(logits_processor, stopping_criteria, generation_config, streamer)
+    if choose is None:
+        choose = Choice(input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
     _refuse_for_drafts(policy, generation_config, streamer, rows)
     held = engine_for(model, policy, precision_of(model, engine_precision))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
@@ -88,9 +92,10 @@ def early_exit_generate(
         for states, prefix in zip(without_padding(source, mask), input_ids.cpu().numpy(), strict=True)
     ]
     with torch.autocast(source.device.type, enabled=False):
-        decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens)
-    sequences = choose.sequences[:, : prefix_length + decoded.exit_layers.shape[1]]
-    sequences[:, prefix_length:][decoded.exit_layers == 0] = _padding(generation_config)  # dropped drafts
+        in_step = not isinstance(choose, GreedyChoice)
+        decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens, in_step)
+    new = decoded.tokens.masked_fill(decoded.exit_layers == 0, _padding(generation_config))
+    sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:
         if drafts:
             choose.settled(0, sequences.shape[1])
@@ -107,6 +112,19 @@ def early_exit_generate(
         kept=decoded.kept,
         drafting=decoded.drafting,
     )
+
+
+def greedy_choice(processors, criteria, config: GenerationConfig, streamer) -> GreedyChoice | None:
+    """The choice of tokens where it is plain greedy: nothing but end tokens and the length ends a text."""
+    if len(processors) or config.do_sample or streamer is not None:
+        return None
+    ends = [np.empty(0, dtype=np.int64)]
+    for criterion in criteria:
+        if type(criterion) is EosTokenCriteria:
+            ends.append(criterion.eos_token_id.cpu().numpy().reshape(-1))
+        elif type(criterion) is not MaxLengthCriteria:
+            return None
+    return GreedyChoice(np.unique(np.concatenate(ends)))
 
 
 class Choice:

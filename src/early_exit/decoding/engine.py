@@ -13,11 +13,13 @@ from torch import Tensor
 
 from early_exit.decoding.drafts import Drafts
 from early_exit.decoding.exits import Choose, ConfidenceExits, Exits, StaticExits
+from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.kv_cache import check_memory
 from early_exit.decoding.results import DecodedBatch, DecodedRow, DecodedStream
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items, Kernels
+from early_exit.kernels.native.loop import NativeLoop, serves
 from early_exit.lm_head.full import FullHead
 from early_exit.lm_head.screen import Screen
 from early_exit.lm_head.screened import ScreenedHead
@@ -129,7 +131,10 @@ class _Call:
         self._choose, self._max_new_tokens, self._enough = choose, max_new_tokens, enough
         self._rows = Rows(slots, kernels, policy.last_layer(engine.num_layers))
         self.head = engine.head_for(policy, slots)
-        self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
+        if isinstance(choose, GreedyChoice) and serves(policy, kernels):
+            self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough)
+        else:
+            self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._sources: dict[int, Tensor] = {}  # of rows under way, so that their ids are not given away
 
     @torch.no_grad()

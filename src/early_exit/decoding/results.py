@@ -59,7 +59,8 @@ class Drafting:
 class DecodedBatch:
     """Rows of a batch, padded to the longest; fields as in `DecodedRow`.
 
-    exit_layers: [rows, steps] int64, 0 after a row's end. confidences: [rows, steps] float32, NaN there.
+    tokens: [rows, steps] int64, 0 after a row's end; exit_layers: the same. confidences: [rows, steps]
+    float32, NaN there.
     max_stay_confidence, min_exit_confidence: [rows] float32. drafting: of each row, None without drafts.
     screen: with a screened LM head, how often it was "asked", how many "candidates" it computed exactly where
     it knew the answer, and how often it "fell_back" on the whole head. kept: with top-k propagation, a call
@@ -67,6 +68,7 @@ class DecodedBatch:
     the whole head for every token.
     """
 
+    tokens: Tensor
     exit_layers: Tensor
     confidences: Tensor
     max_stay_confidence: Tensor
@@ -79,9 +81,11 @@ class DecodedBatch:
     def of(cls, rows: Sequence[DecodedRow], device: torch.device, **counts) -> "DecodedBatch":
         """The rows in the order of their prompts. counts: `screen` and `kept`."""
         rows = sorted(rows, key=lambda row: row.prompt)
+        tokens = [torch.tensor(row.tokens, dtype=torch.int64) for row in rows]
         layers = [torch.tensor(row.exit_layers, dtype=torch.int64) for row in rows]
         confidences = [torch.tensor(row.confidences, dtype=torch.float32) for row in rows]
         return cls(
+            pad_sequence(tokens, batch_first=True).to(device),
             pad_sequence(layers, batch_first=True).to(device),
             pad_sequence(confidences, batch_first=True, padding_value=float("nan")).to(device),
             torch.tensor([row.max_stay_confidence for row in rows]).to(device),

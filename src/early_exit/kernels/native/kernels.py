@@ -39,21 +39,21 @@ class NativeKernels:
         self.device = torch.device("cpu")
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon))
-        self._embedding = tensors.embedding.detach()
+        self.embedding = floats(tensors.embedding)
         self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._library = native_library()
-        self._decoder = self._library.ee_decoder(ctypes.byref(Sizes.of(spec)), len(tensors.layers))
-        if self._decoder is None:
+        self.decoder = self._library.ee_decoder(ctypes.byref(Sizes.of(spec)), len(tensors.layers))
+        if self.decoder is None:
             raise MemoryError("the kernels have no memory left")
-        finalize(self, self._library.ee_free_decoder, self._decoder)
-        pack_layers(tensors, precision, self._library.ee_set_decoder_matrix, self._decoder)
+        finalize(self, self._library.ee_free_decoder, self.decoder)
+        pack_layers(tensors, precision, self._library.ee_set_decoder_matrix, self.decoder)
         head = floats(tensors.head * tensors.final_norm.float() * tensors.head_scale)
         kind = KINDS["int8" if precision == "int4" else precision]
-        check(self._library.ee_set_head(self._decoder, kind, head.data_ptr(), *head.shape))
+        check(self._library.ee_set_head(self.decoder, kind, head.data_ptr(), *head.shape))
         self._biases = Biases(tensors)
 
     def embed(self, tokens: np.ndarray) -> Tensor:
-        return self._embedding[torch.from_numpy(tokens)].float()
+        return self.embedding[torch.from_numpy(tokens)]
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
@@ -68,20 +68,23 @@ class NativeKernels:
         states = states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         slots, positions = _indices(items.slots), _indices(items.positions)
         arrays = ItemArrays(len(slots), slots.ctypes.data, positions.ctypes.data)
-        biases = self._biases(cache.capacity)
-        own, other = _cache(cache, biases), _sources(sources)
+        own, other = self.tensors_of(cache, sources)
         status = self._library.ee_run(
-            self._decoder, torch.get_num_threads(), arrays, states.data_ptr(), first, last, own, other
+            self.decoder, torch.get_num_threads(), arrays, states.data_ptr(), first, last, own, other
         )
         check(status)
         return states
+
+    def tensors_of(self, cache: KVCache, sources: SourceCache) -> tuple[CacheTensors, SourceTensors]:
+        """The caches as the library takes them; they hold no memory of their own."""
+        return _cache(cache, self._biases(cache.capacity)), _sources(sources)
 
     def logits(self, states: Tensor) -> Tensor:
         states = floats(states)
         logits = states.new_empty(len(states), len(self.tensors.head))
         threads = torch.get_num_threads()
         check(
-            self._library.ee_logits(self._decoder, threads, states.data_ptr(), len(states), logits.data_ptr())
+            self._library.ee_logits(self.decoder, threads, states.data_ptr(), len(states), logits.data_ptr())
         )
         return logits
 
@@ -90,7 +93,7 @@ class NativeKernels:
         tokens, responses = np.empty(len(states), np.int64), np.empty(len(states), np.float32)
         threads, data = torch.get_num_threads(), states.data_ptr()
         status = self._library.ee_top(
-            self._decoder, threads, data, len(states), tokens.ctypes.data, responses.ctypes.data
+            self.decoder, threads, data, len(states), tokens.ctypes.data, responses.ctypes.data
         )
         check(status)
         return Top(tokens, responses)
@@ -163,6 +166,7 @@ def _cache(cache: KVCache, biases: int) -> CacheTensors:
         cache.exit_states.data_ptr(),
         biases,
         cache.filled.shape[1],
+        cache.capacity,
         cache.capacity,
         cache.layers[0].dtype == torch.bfloat16,
     )

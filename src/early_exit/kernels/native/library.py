@@ -36,7 +36,7 @@ class CacheTensors(ctypes.Structure):
 
     _fields_ = (
         *[(name, c_void_p) for name in ("layers", "filled", "exit_states", "biases")],
-        *[(name, c_int64) for name in ("slots", "capacity")],
+        *[(name, c_int64) for name in ("slots", "capacity", "longest")],
         ("half", c_int32),
     )
 
@@ -68,6 +68,9 @@ _FUNCTIONS = {
     ),
     "ee_logits": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ee_top": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_decode": (
+        c_int, [c_void_p, c_int, c_void_p, POINTER(CacheTensors), POINTER(SourceTensors)]
+    ),
     "ee_matrix": (c_void_p, [c_int, c_void_p, c_int, c_int]),
     "ee_free_matrix": (None, [c_void_p]),
     "ee_multiply": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),

@@ -1,0 +1,154 @@
+"""Greedy decoding without a way back to Python between tokens: what `early_exit.decoding.exits` and
+`early_exit.decoding.drafts` do, compiled, for measures that the library knows."""
+
+import ctypes
+from ctypes import c_double, c_int32, c_int64, c_void_p
+
+import numpy as np
+import torch
+
+from early_exit.decoding.greedy import GreedyChoice
+from early_exit.decoding.results import Drafting
+from early_exit.decoding.rows import Rows
+from early_exit.kernels.interface import Items
+from early_exit.kernels.native.kernels import NativeKernels
+from early_exit.kernels.native.library import check, native_library
+from early_exit.policy import VERIFICATIONS, ExitPolicy
+
+_MEASURES = {None: 0, "softmax": 1, "softmax_max": 2, "hidden_state": 3}
+_VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS, start=1)}
+_NO_ROOM, _NAN_CONFIDENCE = 3, 4
+_POINTERS = (
+    "prompt token position layer step embedding thresholds planned ends tokens exit_layers confidences "
+    "max_stay min_exit stands drafts counts ended"
+).split()
+
+
+class LoopArrays(ctypes.Structure):
+    """`Loop` of loop.h."""
+
+    _fields_ = (
+        ("slots", c_int64),
+        *[(name, c_void_p) for name in _POINTERS[:6]],
+        *[(name, c_int32) for name in "measure verify min_layer max_layer last_layer max_draft".split()],
+        ("limit", c_double),
+        ("temperature", c_double),
+        *[(name, c_void_p) for name in _POINTERS[6:8]],
+        ("planned_steps", c_int64),
+        ("max_new_tokens", c_int64),
+        ("ends", c_void_p),
+        ("number_of_ends", c_int64),
+        ("enough", c_int64),
+        *[(name, c_void_p) for name in _POINTERS[9:]],
+    )
+
+
+def serves(policy: ExitPolicy, kernels) -> bool:
+    """Whether the compiled loop decodes by a policy."""
+    plain = policy.top_k is None and not policy.screen
+    return plain and policy.measure in _MEASURES and isinstance(kernels, NativeKernels)
+
+
+class NativeLoop:
+    """A way of decoding, as `early_exit.decoding.exits.Exits` is one: a step is everything until the next
+    text ends."""
+
+    def __init__(
+        self, rows: Rows, policy: ExitPolicy, max_new_tokens: int, choose: GreedyChoice, enough: int
+    ):
+        self._rows, self._policy = rows, policy
+        self._kernels: NativeKernels = rows.kernels
+        self._library = native_library()
+        slots, steps = len(rows.prompt), max_new_tokens
+        schedule = torch.as_tensor(0 if policy.static_layer is None else policy.static_layer)
+        self._planned_steps = max(1, schedule.shape[-1] if schedule.ndim else 1)
+        drafts = max(1, min(policy.max_draft, max_new_tokens))
+        self._arrays = {
+            "embedding": self._kernels.embedding,
+            "thresholds": np.zeros(slots),
+            "planned": np.zeros((slots, self._planned_steps), np.int64),
+            "ends": np.ascontiguousarray(choose.ends, dtype=np.int64),
+            "tokens": np.zeros((slots, steps), np.int64),
+            "exit_layers": np.zeros((slots, steps), np.int64),
+            "confidences": np.zeros((slots, steps), np.float32),
+            "max_stay": np.zeros(slots),
+            "min_exit": np.zeros(slots),
+            "stands": np.zeros((slots, drafts), np.int32),
+            "drafts": np.zeros(slots, np.int32),
+            "counts": np.zeros((slots, 5), np.int64),
+            "ended": np.zeros(slots, np.uint8),
+        } | {name: getattr(rows, name) for name in _POINTERS[:5]}
+        addresses = {name: _address(array) for name, array in self._arrays.items()}
+        if policy.static_layer is None:
+            addresses["planned"] = None
+        limit = policy.rollback_threshold if policy.verify == "rollback" else policy.accept_ratio
+        deepest = rows.num_layers - 1
+        temperature = policy.position_temperature
+        self._loop = LoopArrays(
+            **addresses,
+            slots=slots,
+            measure=_MEASURES[policy.measure],
+            verify=_VERIFY[policy.verify],
+            min_layer=policy.min_layer,
+            max_layer=deepest if policy.max_layer is None else min(policy.max_layer, deepest),
+            last_layer=rows.num_layers,
+            max_draft=drafts,
+            limit=limit,
+            temperature=-1 if temperature is None else temperature,
+            planned_steps=self._planned_steps,
+            max_new_tokens=max_new_tokens,
+            number_of_ends=len(choose.ends),
+            enough=enough,
+        )
+
+    def forget(self, slots: np.ndarray) -> None:
+        """Other rows are in these slots now."""
+        arrays, prompts = self._arrays, self._rows.prompt[slots]
+        arrays["thresholds"][slots] = self._policy.thresholds_of(prompts)
+        steps = np.arange(self._planned_steps)
+        for slot, prompt in zip(slots.tolist(), prompts.tolist(), strict=True):
+            here = np.full(len(steps), prompt)
+            arrays["planned"][slot] = self._policy.planned_layers(steps, here, self._rows.num_layers)
+        arrays["max_stay"][slots], arrays["min_exit"][slots] = -np.inf, np.inf
+        for name in ("drafts", "counts", "ended"):
+            arrays[name][slots] = 0
+
+    def prefill(self, items: Items, states: torch.Tensor) -> None:
+        """Runs tokens of prefixes, which choose nothing, through all layers."""
+        rows = self._rows
+        self._kernels.run(items, states, 0, rows.num_layers, rows.cache, rows.sources)
+
+    def step(self, slots: np.ndarray, choose: GreedyChoice) -> np.ndarray:
+        """Decodes until a text ends. Returns the slots of the rows whose text has."""
+        rows = self._rows
+        while True:
+            rows.cache.reserve(int(rows.position[rows.occupied].max()) + 1)
+            own, other = self._kernels.tensors_of(rows.cache, rows.sources)
+            status = self._library.ee_decode(
+                self._kernels.decoder, torch.get_num_threads(), ctypes.byref(self._loop), own, other
+            )
+            if status != _NO_ROOM:
+                break
+        if status == _NAN_CONFIDENCE:
+            raise self._policy.nan_error()
+        check(status)
+        ended = self._arrays["ended"].nonzero()[0]
+        ended = ended[rows.prompt[ended] >= 0]
+        for slot in ended.tolist():
+            self._collect(slot)
+        return ended
+
+    def _collect(self, slot: int) -> None:
+        """Writes a text into the row's results."""
+        row, arrays, length = self._rows.results[slot], self._arrays, int(self._rows.step[slot])
+        row.tokens = arrays["tokens"][slot, :length].tolist()
+        row.exit_layers = arrays["exit_layers"][slot, :length].tolist()
+        row.confidences = arrays["confidences"][slot, :length].tolist()
+        row.max_stay_confidence = float(arrays["max_stay"][slot])
+        row.min_exit_confidence = float(arrays["min_exit"][slot])
+        if self._policy.verify is not None:
+            row.drafting = Drafting(*arrays["counts"][slot].tolist())
+
+
+def _address(array: np.ndarray | torch.Tensor) -> int:
+    return array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data
