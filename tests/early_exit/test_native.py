@@ -89,7 +89,7 @@ def odd_model(
     ).eval()  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     d_model=st.integers(1, 70), heads=st.integers(1, 3), head_dim=st.integers(1, 70), d_ff=st.integers(1, 90),
     vocabulary=st.integers(2, 600), gated=st.booleans(), source=st.integers(1, 40),
@@ -117,7 +117,7 @@ def test_odd_sizes(d_model, heads, head_dim, d_ff, vocabulary, gated, source):
 @torch.no_grad()
 @pytest.mark.parametrize("precision", PRECISIONS)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_an_item_is_bit_for_bit_the_same_in_any_call(precision, data):
     """Alone and after one another; and many at once, on several threads."""
     kernels = NativeKernels(decoder_tensors(MODELS["t5 v1.1"]), precision)

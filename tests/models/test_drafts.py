@@ -34,7 +34,7 @@ ends = st.sampled_from([[1], [1, 6, 9, 13, 24, 31, 35, 41]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(exits=exits, rows=st.integers(1, 5), max_draft=st.integers(1, 7), options=processors, eos=ends)
 def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draft, options, eos):
     inputs = source_batch(rows, 9) | options | {"max_new_tokens": 11, "eos_token_id": eos}
@@ -45,7 +45,7 @@ def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draf
 
 @pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(exits=exits, rows=st.integers(1, 6), max_draft=st.integers(1, 7))
 def test_they_do_in_every_precision(precision, exits, rows, max_draft):
     inputs = source_batch(rows, 9) | {"max_new_tokens": 14, "engine_precision": precision}
@@ -55,7 +55,7 @@ def test_they_do_in_every_precision(precision, exits, rows, max_draft):
         assert torch.equal(model.generate(**inputs, exit_policy=policy), expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     exits=exits,
     verify=st.sampled_from(["parallel", "rollback", "exact", "lenient"]),

@@ -13,6 +13,8 @@ namespace early_exit {
 namespace {
 
 constexpr int SPINS = 4000;  // a helper looks so often for a new phase before it sleeps: some 100 µs
+using Clock = std::chrono::steady_clock;
+constexpr auto PATIENCE = std::chrono::microseconds(500);
 constexpr auto SHORT_REST = std::chrono::milliseconds(20), LONG_REST = std::chrono::milliseconds(320);
 constexpr int MOST_CHUNKS = 0xffff;
 
@@ -46,11 +48,11 @@ struct Pool {
   int helpers = 0;
   // Read and written by whoever has `in_use`. A helper that was put aside within a chunk has been waited for:
   // the machine is busy with something else. Calls then run alone for a while, twice as long each time.
-  std::chrono::steady_clock::time_point alone_until{};
+  Clock::time_point alone_until{};
   std::chrono::milliseconds rest = SHORT_REST;
 
   void disturbed() {
-    alone_until = std::chrono::steady_clock::now() + rest;
+    alone_until = Clock::now() + rest;
     rest = std::min(2 * rest, LONG_REST);
   }
 
@@ -114,7 +116,7 @@ Team::Team(int threads) : threads_(threads) {
     threads_ = 1;
     return;
   }
-  const auto now = std::chrono::steady_clock::now();
+  const auto now = Clock::now();
   if (now < pool->alone_until) {
     threads_ = 1;
     return;
@@ -150,14 +152,16 @@ void Team::share(int chunks, Call call, const void* what) {
       std::lock_guard<std::mutex> lock(pool->sleeping);
       pool->wake.notify_all();
     }
-    while (pool->claim()) {
-    }
-    int spins = 0;
-    for (; pool->done.load(std::memory_order_acquire) < count; spins++) {
+    const auto begin = Clock::now();
+    int own = 0;
+    while (pool->claim()) own++;
+    const auto claimed = Clock::now();
+    for (int spins = 0; pool->done.load(std::memory_order_acquire) < count; spins++) {
       relax();
       if (spins > SPINS) std::this_thread::yield();  // whoever has the last chunk may want this core
     }
-    if (spins > SPINS) {
+    // Longer than any chunk should take: whoever has it was put aside.
+    if (Clock::now() - claimed > PATIENCE + 4 * (claimed - begin) / std::max(own, 1)) {
       pool->disturbed();
       threads_ = 1;
     }

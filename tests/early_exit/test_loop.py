@@ -1,0 +1,91 @@
+"""The compiled loop against the loops in Python over the same kernels: token for token, bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from early_exit import Engine, ExitPolicy, Prompt
+from early_exit.decoding.greedy import GreedyChoice
+from early_exit.kernels.native.kernels import NativeKernels
+from early_exit.kernels.native.loop import serves
+from early_exit.linear import PRECISIONS, has_native
+from models.adapter import decoder_tensors
+from tests.tiny import MODELS
+
+pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+ENGINES = {
+    precision: Engine(NativeKernels(decoder_tensors(MODELS["t5"]), precision)) for precision in PRECISIONS
+} if has_native("cpu") else {}  # fmt: skip
+
+
+@st.composite
+def policies(draw, prompts: int):
+    """Of all kinds that the compiled loop serves."""
+    if draw(st.booleans()):
+        exits = {
+            "measure": draw(st.sampled_from(["softmax", "softmax_max", "hidden_state"])),
+            "threshold": draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 0.9, 1.0])),
+            "min_layer": draw(st.integers(0, 2)),
+            "max_layer": draw(st.sampled_from([None, 2, 3])),
+            "position_temperature": draw(st.sampled_from([None, 0.0, 4.0])),
+        }
+        if draw(st.booleans()):
+            exits["threshold"] = torch.rand(prompts, generator=torch.Generator().manual_seed(prompts))
+    elif draw(st.booleans()):
+        exits = {"static_layer": draw(st.integers(1, 4))}
+    else:
+        layers = draw(st.lists(st.integers(1, 4), min_size=prompts * 3, max_size=prompts * 3))
+        exits = {"static_layer": torch.tensor(layers).view(prompts, 3)}
+    verify = draw(st.sampled_from([None, "parallel", "rollback", "exact", "lenient"]))
+    limit = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
+    drafts = {"verify": verify, "accept_ratio": limit, "rollback_threshold": limit}
+    return ExitPolicy(**exits, **drafts, max_draft=draw(st.integers(1, 5)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), rows=st.integers(1, 5), prompts=st.integers(1, 7))
+def test_the_compiled_loop_gives_what_python_gives(data, rows, prompts):
+    policy = data.draw(policies(prompts))
+    engine = ENGINES[data.draw(st.sampled_from(list(ENGINES)))]
+    assert serves(policy, engine.kernels)
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    d_model = engine.kernels.tensors.spec.d_model
+    tasks = [
+        Prompt(
+            torch.randn(data.draw(st.integers(1, 9)), d_model, generator=generator),
+            np.array([0, 5, 8][: data.draw(st.integers(1, 3))]),
+        )
+        for _ in range(prompts)
+    ]
+    greedy = GreedyChoice(np.array([1, 6, 9, 31]))
+    limit = data.draw(st.sampled_from([1, 3, 40]))
+
+    def choose(*arguments):  # a function of one's own, which the library does not know
+        return greedy(*arguments)
+
+    compiled, plain = (
+        {row.prompt: row for row in engine.decode(tasks, policy, how, limit, rows)}
+        for how in (greedy, choose)
+    )
+    assert compiled.keys() == plain.keys() == set(range(prompts))
+    for number, row in compiled.items():
+        other = plain[number]
+        assert row.tokens == other.tokens
+        assert row.exit_layers == other.exit_layers
+        assert np.array_equal(row.confidences, other.confidences, equal_nan=True) or np.allclose(
+            row.confidences, other.confidences, atol=1e-6, equal_nan=True
+        )
+        assert row.max_stay_confidence == pytest.approx(other.max_stay_confidence, abs=1e-6)
+        assert row.min_exit_confidence == pytest.approx(other.min_exit_confidence, abs=1e-6)
+        assert row.drafting == other.drafting
+
+
+def test_nan_confidences_are_reported():
+    engine = ENGINES["int8"]
+    d_model = engine.kernels.tensors.spec.d_model
+    prompt = Prompt(torch.full((3, d_model), torch.nan), np.zeros(1, dtype=np.int64))
+    policy = ExitPolicy(measure="softmax", threshold=0.5)
+    with pytest.raises(ValueError, match="'softmax' gave NaN"):
+        list(engine.decode([prompt], policy, GreedyChoice(np.array([1])), 3, rows=1))
