@@ -8,99 +8,137 @@
 namespace early_exit {
 namespace {
 
-constexpr int QUERIES = 4;  // that read keys and values together
-
 struct Source {
   int64_t start, end;
+  int length() const { return (int)(end - start); }
+  int key_panels() const { return (length() + PANEL - 1) / PANEL; }
 };
 
-// The source of each group of up to QUERIES tokens, and where the group begins.
+// Up to TILE tokens of a source, from `first` on.
 struct Group {
   Source source;
   int64_t first;
+  int count() const { return (int)std::min<int64_t>(TILE, source.end - first); }
 };
 
-// Several queries of one head. keys, values: [count] rows, `stride` apart.
-void attend_together(const float* const* queries, int number, const float* keys, const float* values,
-                     const float* const* biases, int count, size_t stride, int size, float* scores,
-                     float* const* results) {
-  for (int query = 0; query < number; query++) {
-    score(queries[query], keys, stride, biases[query], count, size, scores + (size_t)query * count);
+// Keys and values of all heads as products take weights: keys [panels of keys][head_dim][PANEL], values [panels
+// of head_dim][length][PANEL], for each head of each source.
+class Panels {
+ public:
+  Panels(const Sizes& sizes, int64_t tokens, int sources)
+      : size_(sizes.head_dim),
+        value_panels_((sizes.head_dim + PANEL - 1) / PANEL),
+        tokens_(tokens + (int64_t)PANEL * sources),
+        keys_((size_t)sizes.heads * tokens_ * size_),
+        values_((size_t)sizes.heads * tokens * value_panels_ * PANEL),
+        number_(tokens) {}
+
+  // `index`: of the source, since its keys are filled up to whole panels.
+  float* keys(int head, const Source& source, int index) {
+    return keys_.data() + ((size_t)head * tokens_ + source.start + (int64_t)PANEL * index) * size_;
   }
-  float factors[QUERIES];
-  for (int query = 0; query < number; query++) factors[query] = exponentials(scores + (size_t)query * count, count);
-  int first = 0;
-  for (; first + 2 * WIDTH <= size; first += 2 * WIDTH) {
-    Floats sums[QUERIES][2] = {};
-    for (int key = 0; key < count; key++) {
-      const Floats low = load(values + key * stride + first), high = load(values + key * stride + first + WIDTH);
-      for (int query = 0; query < QUERIES; query++) {
-        const Floats weight = all(scores[(size_t)std::min(query, number - 1) * count + key]);
-        sums[query][0] = multiply_add(weight, low, sums[query][0]);
-        sums[query][1] = multiply_add(weight, high, sums[query][1]);
-      }
-    }
-    for (int query = 0; query < number; query++) {
-      store(results[query] + first, sums[query][0] * factors[query]);
-      store(results[query] + first + WIDTH, sums[query][1] * factors[query]);
+  float* values(int head, const Source& source) {
+    return values_.data() + ((size_t)head * number_ + source.start) * value_panels_ * PANEL;
+  }
+  int value_panels() const { return value_panels_; }
+
+  void pack(const Sizes& sizes, int head, const Source& source, int index, const float* keys, const float* values) {
+    const size_t inner = sizes.inner(), offset = (size_t)head * size_;
+    float *to_keys = this->keys(head, source, index), *to_values = this->values(head, source);
+    const int length = source.length();
+    for (int key = 0; key < length; key++) {
+      const float *own = keys + (source.start + key) * inner + offset, *value = values + (source.start + key) * inner + offset;
+      float* panel = to_keys + (size_t)(key / PANEL) * size_ * PANEL + key % PANEL;
+      for (int i = 0; i < size_; i++) panel[(size_t)i * PANEL] = own[i];
+      for (int i = 0; i < size_; i++) to_values[((size_t)(i / PANEL) * length + key) * PANEL + i % PANEL] = value[i];
     }
   }
-  for (; first < size; first++) {
-    for (int query = 0; query < number; query++) {
-      float total = 0;
-      for (int key = 0; key < count; key++) total += scores[(size_t)query * count + key] * values[key * stride + first];
-      results[query][first] = total * factors[query];
+
+ private:
+  int size_, value_panels_;
+  int64_t tokens_;
+  std::vector<float> keys_, values_;
+  int64_t number_;
+};
+
+// One head of a group of queries. queries, results: of the first one, `inner` apart. bias: of the first query and
+// the first key; a query further on begins one place earlier. Null for none.
+void attend_group(const Sizes& sizes, Panels& panels, int head, const Group& group, int index, const float* queries,
+                  const float* bias, float* results) {
+  const int count = group.count(), size = sizes.head_dim, length = group.source.length();
+  const size_t inner = sizes.inner(), room = (size_t)group.source.key_panels() * PANEL;
+  std::vector<float>& scores = scratch().scores;
+  scores.resize(count * room + (size_t)TILE * std::max(length, size));
+  float *side_by_side = scores.data() + count * room, products[TILE][PANEL], factors[TILE];
+  for (int i = 0; i < count; i++) {
+    for (int k = 0; k < size; k++) side_by_side[(size_t)k * count + i] = queries[i * inner + k];
+  }
+  const float* keys = panels.keys(head, group.source, index);
+  for (int panel = 0; panel < group.source.key_panels(); panel++) {
+    multiply_panel(keys + (size_t)panel * size * PANEL, size, side_by_side, count, products);
+    for (int i = 0; i < count; i++) std::copy(products[i], products[i] + PANEL, scores.data() + i * room + panel * PANEL);
+  }
+  for (int i = 0; i < count; i++) {
+    float* own = scores.data() + i * room;
+    for (int key = 0; bias != nullptr && key < length; key++) own[key] += bias[key - i];
+    factors[i] = exponentials(own, length);
+    for (int key = 0; key < length; key++) side_by_side[(size_t)key * count + i] = own[key];
+  }
+  const float* values = panels.values(head, group.source);
+  for (int panel = 0; panel < panels.value_panels(); panel++) {
+    multiply_panel(values + (size_t)panel * length * PANEL, length, side_by_side, count, products);
+    const int first = panel * PANEL, width = std::min(PANEL, size - first);
+    for (int i = 0; i < count; i++) {
+      for (int j = 0; j < width; j++) results[i * inner + first + j] = products[i][j] * factors[i];
     }
   }
 }
 
-void attend_all(Team& team, const Sizes& sizes, const std::vector<Group>& groups, const float* bias, int longest) {
+void attend_all(Team& team, const Sizes& sizes, const std::vector<Source>& sources, const std::vector<Group>& groups,
+                Panels& panels, const float* bias, int longest) {
   Scratch& room = scratch();
   const size_t inner = sizes.inner();
   const float *queries = room.queries.data(), *keys = room.keys.data(), *values = room.values.data();
   float* attended = room.attended.data();
+  const int heads = sizes.heads, number = (int)sources.size();
+  team.each(heads * number, 1e-3 * (double)sources.back().end * (double)inner, [&](int chunk) {
+    panels.pack(sizes, chunk / number, sources[chunk % number], chunk % number, keys, values);
+  });
   double work = 0;
-  for (const Group& group : groups) work += 8e-3 * (double)(group.source.end - group.source.start) * (double)inner;
-  team.each((int)groups.size(), work, [&](int chunk) {
-    const Group& group = groups[chunk];
-    const int count = (int)(group.source.end - group.source.start);
-    const int number = (int)std::min<int64_t>(QUERIES, group.source.end - group.first);
-    std::vector<float>& scores = scratch().scores;
-    scores.resize((size_t)QUERIES * count);
-    for (int head = 0; head < sizes.heads; head++) {
-      const size_t offset = (size_t)head * sizes.head_dim, source = group.source.start * inner + offset;
-      const float *own_queries[QUERIES], *own_biases[QUERIES];
-      float* results[QUERIES];
-      for (int i = 0; i < number; i++) {
-        const int64_t token = group.first + i, place = token - group.source.start;
-        own_queries[i] = queries + token * inner + offset;
-        results[i] = attended + token * inner + offset;
-        own_biases[i] = bias == nullptr ? nullptr : bias + (size_t)head * (2 * longest - 1) + longest - 1 - place;
-      }
-      attend_together(own_queries, number, keys + source, values + source, own_biases, count, inner, sizes.head_dim,
-                      scores.data(), results);
-    }
+  for (const Group& group : groups) work += 4e-3 * group.source.length() * (double)inner;
+  const int all = (int)groups.size();
+  team.each(heads * all, work, [&](int chunk) {
+    const int head = chunk / all;
+    const Group& group = groups[chunk % all];
+    const auto own = std::lower_bound(sources.begin(), sources.end(), group.source.start,
+                                      [](const Source& source, int64_t start) { return source.start < start; });
+    const size_t place = group.first * inner + (size_t)head * sizes.head_dim;
+    const float* own_bias =
+        bias == nullptr ? nullptr
+                        : bias + (size_t)head * (2 * longest - 1) + longest - 1 - (group.first - group.source.start);
+    attend_group(sizes, panels, head, group, (int)(own - sources.begin()), queries + place, own_bias, attended + place);
   });
 }
 
-std::vector<Group> groups_of(const int64_t* starts, int sources) {
+std::vector<Group> groups_of(const std::vector<Source>& sources) {
   std::vector<Group> groups;
-  for (int i = 0; i < sources; i++) {
-    for (int64_t first = starts[i]; first < starts[i + 1]; first += QUERIES) {
-      groups.push_back({{starts[i], starts[i + 1]}, first});
-    }
+  for (const Source& source : sources) {
+    for (int64_t first = source.start; first < source.end; first += TILE) groups.push_back({source, first});
   }
   return groups;
 }
 
 }  // namespace
 
-void encode(Team& team, const Encoder& encoder, float* states, const int64_t* starts, int sources,
+void encode(Team& team, const Encoder& encoder, float* states, const int64_t* starts, int number_of_sources,
             const float* const* biases, int longest) {
   const Sizes& sizes = encoder.sizes;
-  const int tokens = (int)starts[sources];
+  const int tokens = (int)starts[number_of_sources];
   const size_t inner = sizes.inner(), d_model = sizes.d_model;
-  const std::vector<Group> groups = groups_of(starts, sources);
+  std::vector<Source> sources;
+  for (int i = 0; i < number_of_sources; i++) sources.push_back({starts[i], starts[i + 1]});
+  const std::vector<Group> groups = groups_of(sources);
+  Panels panels(sizes, tokens, number_of_sources);
   Scratch& room = scratch();
   for (auto* values : {&room.queries, &room.keys, &room.values, &room.attended}) values->resize(tokens * inner);
   for (size_t number = 0; number < encoder.layers.size(); number++) {
@@ -110,7 +148,7 @@ void encode(Team& team, const Encoder& encoder, float* states, const int64_t* st
                            {&layer.keys, {room.keys.data(), inner}},
                            {&layer.values, {room.values.data(), inner}}};
     multiply_all(team, room.inputs, own, 3);
-    attend_all(team, sizes, groups, biases[number], longest);
+    attend_all(team, sizes, sources, groups, panels, biases[number], longest);
     prepare(team, room.inputs, layer.output, room.attended.data(), tokens);
     const Product output{&layer.output, {states, d_model, true}};
     multiply_all(team, room.inputs, &output, 1);

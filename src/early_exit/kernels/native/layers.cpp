@@ -97,12 +97,9 @@ void prepare_activated(Team& team, Prepared& inputs, const Matrix& matrix, float
     float* own = inner + (size_t)item * width;
     const float* factors = gate == nullptr ? nullptr : gate + (size_t)item * width;
     for (int i = 0; i < width; i += WIDTH) {
-      const int count = std::min(WIDTH, width - i);
-      Floats values = {}, others = all(1.f);
-      memcpy(&values, own + i, count * sizeof(float));
-      if (factors != nullptr) memcpy(&others, factors + i, count * sizeof(float));
-      values = activate(values, activation) * others;
-      memcpy(own + i, &values, count * sizeof(float));
+      Floats values = activate(load_some(own + i, width - i), activation);
+      if (factors != nullptr) values = values * load_some(factors + i, width - i);
+      store_some(own + i, values, width - i);
     }
     inputs.set(matrix, item, own);
   });

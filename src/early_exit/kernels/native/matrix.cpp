@@ -135,8 +135,7 @@ bool magnitude(const float* values, int count, float* most) {
   Floats highest = all(SMALLEST);
   Ints bad = {};
   for (int i = 0; i < count; i += WIDTH) {
-    Floats value = {};
-    memcpy(&value, values + i, std::min(WIDTH, count - i) * sizeof(float));
+    Floats value = load_some(values + i, count - i);
     value = larger(value, -value);
     highest = larger(value, highest);
     bad |= ~(value <= all(std::numeric_limits<float>::max()));
@@ -149,11 +148,10 @@ bool magnitude(const float* values, int count, float* most) {
 }
 
 template <int ITEMS, class Weight>
-void multiply_floats(const Matrix& matrix, const float* inputs, int panel, float (*results)[PANEL]) {
-  const Weight* weights = (const Weight*)matrix.weights.get() + (size_t)panel * matrix.inputs * PANEL;
+void multiply_floats(const Weight* weights, int width, const float* inputs, float (*results)[PANEL]) {
   Floats sums[ITEMS][2] = {};
 #pragma GCC unroll 4
-  for (int input = 0; input < matrix.inputs; input++) {
+  for (int input = 0; input < width; input++) {
     const Floats low = load(weights + (size_t)input * PANEL);
     const Floats high = load(weights + (size_t)input * PANEL + WIDTH);
     for (int item = 0; item < ITEMS; item++) {
@@ -285,12 +283,14 @@ void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* fac
 
 template <int ITEMS>
 void multiply_some(const Matrix& matrix, const Prepared& inputs, int first, int panel, float (*results)[PANEL]) {
-  const size_t place = (size_t)first * inputs.padded_inputs;
+  const size_t place = (size_t)first * inputs.padded_inputs, weight = (size_t)panel * matrix.inputs * PANEL;
   switch (matrix.kind) {
     case Kind::FLOAT32:
-      return multiply_floats<ITEMS, float>(matrix, inputs.floats.data() + place, panel, results);
+      return multiply_floats<ITEMS>((const float*)matrix.weights.get() + weight, matrix.inputs,
+                                    inputs.floats.data() + place, results);
     case Kind::BFLOAT16:
-      return multiply_floats<ITEMS, uint16_t>(matrix, inputs.floats.data() + place, panel, results);
+      return multiply_floats<ITEMS>((const uint16_t*)matrix.weights.get() + weight, matrix.inputs,
+                                    inputs.floats.data() + place, results);
     case Kind::INT8:
       return multiply_int8<ITEMS>(matrix, inputs.integers.data() + place, inputs.scales.data() + first, panel,
                                   results);
@@ -359,15 +359,16 @@ void Prepared::set(const Matrix& matrix, int item, const float* values, float fa
   const bool finite = magnitude(values, matrix.inputs, &most);
   scales[item] = finite ? most * factor / (float)matrix.levels : std::numeric_limits<float>::quiet_NaN();
   const float step = finite ? (float)matrix.levels / most : 0;
-  int16_t* own = integers.data() + (size_t)tile * width + 2 * (item - tile);
-  const auto place = [&](int input) { return own + (size_t)(input / 2) * 2 * together + input % 2; };
   static thread_local std::vector<int16_t> rounded;
-  rounded.assign(width, 0);
-  for (int i = 0; i < matrix.inputs; i++) {
-    const float value = finite ? values[i] * step : 0;  // infinity times 0 is no number
-    rounded[i] = (int16_t)(int32_t)(value + (value < 0 ? -0.5f : 0.5f));
+  rounded.assign(up_to_multiple(width, WIDTH), 0);
+  for (int i = 0; finite && i < matrix.inputs; i += WIDTH) {
+    const Floats value = load_some(values + i, matrix.inputs - i) * step;
+    const Floats half = choose(value < all(0), all(-0.5f), all(0.5f));
+    const Shorts whole = __builtin_convertvector(__builtin_convertvector(value + half, Ints), Shorts);
+    memcpy(rounded.data() + i, &whole, sizeof whole);
   }
-  for (int i = 0; i < width; i++) *place(i) = rounded[i];
+  int16_t* own = integers.data() + (size_t)tile * width + 2 * (item - tile);
+  for (int i = 0; i < width; i += 2) memcpy(own + (size_t)i * together, rounded.data() + i, 2 * sizeof(int16_t));
   if (kind != Kind::INT4) return;
   for (int group = 0; group < width / GROUP; group++) {
     int32_t total = 0;
@@ -386,6 +387,17 @@ float Prepared::rounding_error(const Matrix& matrix, int item, const float* valu
     total += (values[i] - rounded) * (values[i] - rounded);
   }
   return (float)std::sqrt(total);
+}
+
+void multiply_panel(const float* weights, int width, const float* inputs, int items, float (*results)[PANEL]) {
+  switch (items) {
+    case 1: return multiply_floats<1>(weights, width, inputs, results);
+    case 2: return multiply_floats<2>(weights, width, inputs, results);
+    case 3: return multiply_floats<3>(weights, width, inputs, results);
+    case 4: return multiply_floats<4>(weights, width, inputs, results);
+    case 5: return multiply_floats<5>(weights, width, inputs, results);
+    default: return multiply_floats<TILE>(weights, width, inputs, results);
+  }
 }
 
 void multiply(const Matrix& matrix, const Prepared& inputs, int first_item, int panel, float (*results)[PANEL]) {

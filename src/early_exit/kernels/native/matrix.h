@@ -66,6 +66,9 @@ struct Prepared {
 // The results of the items of one tile for one panel: [items][PANEL].
 void multiply(const Matrix& matrix, const Prepared& inputs, int first_item, int panel, float (*results)[PANEL]);
 
+// The same for weights [width][PANEL] and inputs [width][items] that lie so already, up to TILE items.
+void multiply_panel(const float* weights, int width, const float* inputs, int items, float (*results)[PANEL]);
+
 // Thousand multiplications, or what takes as long to read.
 inline double effort(const Matrix& matrix, int items) {
   return 1e-3 * matrix.outputs * matrix.inputs * (items < 4 ? 1 : items / 4.0);

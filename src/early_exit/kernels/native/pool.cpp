@@ -15,7 +15,7 @@ namespace {
 constexpr int SPINS = 4000;  // a helper looks so often for a new phase before it sleeps: some 100 µs
 using Clock = std::chrono::steady_clock;
 constexpr auto PATIENCE = std::chrono::microseconds(500);
-constexpr auto SHORT_REST = std::chrono::milliseconds(20), LONG_REST = std::chrono::milliseconds(320);
+constexpr auto SHORT_REST = std::chrono::milliseconds(2), LONG_REST = std::chrono::milliseconds(64);
 constexpr int MOST_CHUNKS = 0xffff;
 
 inline void relax() {
@@ -47,11 +47,14 @@ struct Pool {
   std::atomic<const void*> what{nullptr};
   int helpers = 0;
   // Read and written by whoever has `in_use`. A helper that was put aside within a chunk has been waited for:
-  // the machine is busy with something else. Calls then run alone for a while, twice as long each time.
+  // the machine is busy with something else. The caller then runs alone for a while, twice as long each time
+  // until it goes well again.
+  bool resting = false;
   Clock::time_point alone_until{};
   std::chrono::milliseconds rest = SHORT_REST;
 
   void disturbed() {
+    resting = true;
     alone_until = Clock::now() + rest;
     rest = std::min(2 * rest, LONG_REST);
   }
@@ -116,12 +119,6 @@ Team::Team(int threads) : threads_(threads) {
     threads_ = 1;
     return;
   }
-  const auto now = Clock::now();
-  if (now < pool->alone_until) {
-    threads_ = 1;
-    return;
-  }
-  if (now > pool->alone_until + 4 * pool->rest) pool->rest = SHORT_REST;
   while (pool->helpers < threads_ - 1) pool->start(pool->helpers++);
   pool->wanted.store(threads_ - 1);
 }
@@ -129,6 +126,8 @@ Team::Team(int threads) : threads_(threads) {
 Team::~Team() {
   if (has_helpers_) pool->in_use.unlock();
 }
+
+bool Team::rested() { return !pool->resting || Clock::now() >= pool->alone_until; }
 
 void Team::share(int chunks, Call call, const void* what) {
   for (int first = 0; first < chunks; first += MOST_CHUNKS) {
@@ -163,7 +162,9 @@ void Team::share(int chunks, Call call, const void* what) {
     // Longer than any chunk should take: whoever has it was put aside.
     if (Clock::now() - claimed > PATIENCE + 4 * (claimed - begin) / std::max(own, 1)) {
       pool->disturbed();
-      threads_ = 1;
+    } else if (pool->resting) {
+      pool->resting = false;
+      pool->rest = SHORT_REST;
     }
   }
 }

@@ -17,7 +17,7 @@ class Team {
   // about how many thousand multiplications it is in all: little is done by the caller alone.
   template <class Work>
   void each(int chunks, double effort, const Work& work) {
-    if (threads_ < 2 || chunks < 2 || effort < WORTH_SHARING) {
+    if (threads_ < 2 || chunks < 2 || effort < WORTH_SHARING || !rested()) {
       for (int chunk = 0; chunk < chunks; chunk++) work(chunk);
       return;
     }
@@ -29,6 +29,7 @@ class Team {
  private:
   static constexpr double WORTH_SHARING = 64;
   using Call = void (*)(const void*, int);
+  bool rested();  // whether it is time to try again with the helpers
   void share(int chunks, Call call, const void* what);
   int threads_;
   bool has_helpers_ = false;

@@ -14,6 +14,7 @@ namespace early_exit {
 
 typedef float Floats __attribute__((vector_size(32)));
 typedef int32_t Ints __attribute__((vector_size(32)));
+typedef int16_t Shorts __attribute__((vector_size(16)));
 typedef uint8_t Bytes __attribute__((vector_size(8)));
 constexpr int WIDTH = 8;
 
@@ -87,6 +88,19 @@ inline Floats load(const uint16_t* from) {
   for (int i = 0; i < WIDTH; i++) wide[i] = (int32_t)((uint32_t)from[i] << 16);
   return (Floats)wide;
 #endif
+}
+
+// Up to eight floats, the others 0.
+inline Floats load_some(const float* from, int count) {
+  if (count >= WIDTH) return load(from);
+  float values[WIDTH] = {};
+  for (int i = 0; i < count; i++) values[i] = from[i];
+  return load(values);
+}
+
+inline void store_some(float* to, Floats values, int count) {
+  if (count >= WIDTH) return store(to, values);
+  for (int i = 0; i < count; i++) to[i] = values[i];
 }
 
 inline float to_float(float value) { return value; }
