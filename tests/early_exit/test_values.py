@@ -47,6 +47,11 @@ def test_every_knob_tells_settings_apart():
         ExitPolicy(measure="softmax", threshold=0.5, position_temperature=4.0),
         ExitPolicy(measure="softmax", threshold=0.5, top_k=5),
         ExitPolicy(measure="softmax", threshold=0.5, screen=True),
+        ExitPolicy(measure="softmax", threshold=0.5, max_layer=2),
+        ExitPolicy(measure="softmax", threshold=0.5, verify="exact"),
+        ExitPolicy(measure="softmax", threshold=0.5, verify="exact", max_draft=3),
+        ExitPolicy(measure="softmax", threshold=0.5, verify="lenient", accept_ratio=0.5),
+        ExitPolicy(measure="softmax", threshold=0.5, verify="rollback", rollback_threshold=0.5),
         ExitPolicy(static_layer=2),
         ExitPolicy(static_layer=torch.tensor([2, 1])),
     ]
@@ -119,8 +124,8 @@ def test_what_is_no_policy_is_named(values, message):
 def test_what_is_no_setting_is_named():
     with pytest.raises(ValueError, match="without its precision"):
         DecodingSetting.from_dict(ExitPolicy().to_dict())
-    with pytest.raises(ValueError, match="unknown precision 'int4'"):
-        DecodingSetting.from_dict({"precision": "int4"})
+    with pytest.raises(ValueError, match="unknown precision 'int3'"):
+        DecodingSetting.from_dict({"precision": "int3"})
 
 
 def test_a_field_without_a_default_must_be_there():
