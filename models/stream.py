@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from early_exit.decoding.engine import Prompt
+from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.results import DecodedRow
-from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
 from models.effective_generation import effective_generation, merged_config, unlike_greedy
 from models.engines import engine_for, precision_of
@@ -109,16 +109,18 @@ class _Stream:
             None if states is None else [states[number] for number in order],
         )
         policy, limit = self._policy.for_row(order), self._greedy.max_new_tokens
+        seen = 0
         self._watch.start()
         with torch.autocast(self._device.type, enabled=False):
             stream = self._held.engine.decode(
-                prompts, policy, self._choose, limit, rows=min(rows, len(sources))
+                prompts, policy, GreedyChoice(self._greedy.ends), limit, rows=min(rows, len(sources))
             )
             for count, row in enumerate(stream, start=1):
                 row.prompt = order[row.prompt]
                 texts.rows[row.prompt] = row
-                if self._policy.verify is not None:
-                    self._watch.chose(len(row.tokens))  # of the choices, those that have stayed
+                tokens, seen = stream.tokens() - seen, stream.tokens()
+                if tokens:
+                    self._watch.chose(tokens)
                 self._watch.ended(1)
                 if stream.kept is not None and count % _COUNTED_TOGETHER == 0:
                     stream.kept()  # which lets go of the states
@@ -135,11 +137,3 @@ class _Stream:
             states = encoded(self._held.encoder, sources, at_once, self._device, self._watch)
         prefix = np.array([self._greedy.start], dtype=np.int64)
         return (Prompt(each, prefix) for each in states)
-
-    def _choose(
-        self, numbers: np.ndarray, lengths: np.ndarray, scores: Scores
-    ) -> tuple[np.ndarray, np.ndarray]:
-        tokens = scores.tokens()
-        if self._policy.verify is None:
-            self._watch.chose(len(tokens))
-        return tokens, np.isin(tokens, self._greedy.ends)

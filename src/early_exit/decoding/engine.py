@@ -92,7 +92,7 @@ class Engine:
         for NaN confidences.
         """
         call = _Call(self, policy, choose, max_new_tokens, rows, enough or _enough(rows))
-        return DecodedStream(call.decode(prompts), screen=call.head.counts, kept=call.head.kept)
+        return DecodedStream(call.decode(prompts), call.tokens, screen=call.head.counts, kept=call.head.kept)
 
     def head_for(self, policy: ExitPolicy, slots: int) -> FullHead:
         """How a policy reads the LM head."""
@@ -135,6 +135,7 @@ class _Call:
             self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough)
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
+        self._finished_tokens = 0
         self._sources: dict[int, Tensor] = {}  # of rows under way, so that their ids are not given away
 
     @torch.no_grad()
@@ -144,8 +145,13 @@ class _Call:
         while len(occupied := self._rows.occupied):
             ended = self._way.step(self._next_group(occupied), self._choose)
             if len(ended):
+                self._finished_tokens += int(self._rows.step[ended].sum())
                 yield from self._rows.finish(ended.tolist())
                 self._admit(waiting)
+
+    def tokens(self) -> int:
+        """New tokens so far."""
+        return self._finished_tokens + int(self._rows.step[self._rows.occupied].sum())
 
     def _next_group(self, occupied: np.ndarray) -> np.ndarray:
         """Slots of rows that stand at one layer: the deepest where enough have come together, else where most

@@ -97,9 +97,11 @@ class DecodedBatch:
 
 @dataclass(frozen=True)
 class DecodedStream(Iterator[DecodedRow]):
-    """Rows in the order in which they end. screen, kept: as in `DecodedBatch`, of the tokens so far."""
+    """Rows in the order in which they end. tokens: a call that gives how many new tokens there are so far, of
+    rows under way too. screen, kept: as in `DecodedBatch`, of the tokens so far."""
 
     rows: Iterator[DecodedRow]
+    tokens: Callable[[], int]
     screen: dict[str, int] | None = None
     kept: Callable[[], tuple[int, int]] | None = None
 

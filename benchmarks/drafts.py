@@ -1,0 +1,174 @@
+"""Drafts that are verified, beside exits and full depth: speed, quality, and whose text it is.
+
+    python benchmarks/drafts.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json
+    python benchmarks/widen.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
+    python benchmarks/drafts.py save/wide ../shared/data/e2e/validation.json --json drafts.json
+
+Full depth, exact drafts by a fixed layer and by confidence, parallel, lenient at several ratios, and exits
+with propagated states (CALM), in the precisions asked for; `generate` beside them. Encoder included. All
+take turns; a ratio is the median over turns of tokens per second to the engine's own full depth in the same
+turn, of the same precision and batch. "same texts" is the share of texts that are equal to that full depth's.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from early_exit import ExitPolicy
+from early_exit.decoding.results import DecodedRow
+from models.loading import load_model
+from models.sources import Source
+from models.stream import decode_prompts
+from util.files import write_json
+from util.metrics import rouge_against, scoring_rules
+from util.results import markdown_table, provenance, setting_name
+
+PREFIX, LONGEST_SOURCE = "summarize: ", 128
+
+
+@dataclass(frozen=True)
+class System:
+    """policy: None for transformers' own `generate`."""
+
+    policy: ExitPolicy | None
+    precision: str | None
+
+    def __str__(self) -> str:
+        return "generate" if self.policy is None else f"{setting_name(self.policy)}, {self.precision}"
+
+
+def policies(threshold: float, ratios: list[float], sizes: list[int]) -> list[ExitPolicy]:
+    """What is compared. threshold: of exits; ratios: of lenient drafts; sizes: of blocks."""
+    exits = {"measure": "softmax", "threshold": threshold}
+    first = {"measure": "softmax", "threshold": 0.3, "max_layer": 1, "max_draft": max(sizes)}
+    return [
+        ExitPolicy(),
+        *(ExitPolicy(static_layer=1, verify="exact", max_draft=size) for size in sizes),
+        ExitPolicy(**first, verify="exact"),
+        ExitPolicy(**exits, verify="exact", max_draft=max(sizes)),
+        *(ExitPolicy(**first, verify="lenient", accept_ratio=ratio) for ratio in ratios),
+        ExitPolicy(**exits, verify="parallel", max_draft=max(sizes)),
+        ExitPolicy(**exits),
+    ]
+
+
+def decode(
+    model, sources: list[Source], system: System, batch: int, length: int
+) -> tuple[float, list[DecodedRow]]:
+    """Seconds, and the texts."""
+    begin = time.perf_counter()
+    texts = decode_prompts(
+        model, system.policy, system.precision, sources, batch, {"max_length": length, "num_beams": 1}
+    )
+    return time.perf_counter() - begin, texts.rows
+
+
+def describe(rows: list[DecodedRow], own: list[DecodedRow], rouge, layers: int) -> dict[str, Any]:
+    """Of a system's texts. own: full depth's of the same precision."""
+    tokens = [row.tokens for row in rows]
+    drafting = [row.drafting for row in rows if row.drafting is not None]
+    total = sum(len(each) for each in tokens)
+    told = {
+        "rougeL": rouge(tokens)["rougeL"],
+        "same_texts": sum(one.tokens == other.tokens for one, other in zip(rows, own, strict=True))
+        / len(rows),
+        "layers": sum(row.layers_run for row in rows) / total,
+        "tokens": total,
+    }
+    if drafting:
+        told["accept_rate"] = sum(each.accepted for each in drafting) / max(
+            1, sum(each.drafted for each in drafting)
+        )
+        told["tokens_per_block"] = total / max(1, sum(each.blocks for each in drafting))
+    return told
+
+
+def compare(model, sources, systems: list[System], rouge, options) -> list[dict[str, Any]]:
+    """A row a system and batch: `seconds` [turns], and what `describe` says."""
+    results = []
+    for batch in options.batch:
+        texts = {system: decode(model, sources, system, batch, options.length)[1] for system in systems}
+        seconds: dict[System, list[float]] = {system: [] for system in systems}
+        for _ in range(options.turns):
+            for system in systems:
+                seconds[system].append(decode(model, sources, system, batch, options.length)[0])
+        for system in systems:
+            own = System(ExitPolicy(), system.precision or "float32")
+            row = describe(texts[system], texts[own], rouge, model.num_exits)
+            paired = zip(seconds[own], seconds[system], strict=True)
+            row["times_full_depth"] = statistics.median(
+                base / taken * row["tokens"] / sum(len(text.tokens) for text in texts[own])
+                for base, taken in paired
+            )
+            row["tokens_per_second"] = row["tokens"] / statistics.median(seconds[system])
+            results.append({"system": str(system), "batch": batch, "seconds": seconds[system], **row})
+            print(f"  batch {batch}, {system}: {row['times_full_depth']:.2f}", flush=True)
+    return results
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For the README."""
+    header = ["system", "batch", "ROUGE-L", "same texts", "layers", "accepted", "tokens/block", "tokens/s",
+              "times full depth"]  # fmt: skip
+    cells = [
+        [
+            row["system"], str(row["batch"]), f"{row['rougeL']:.2f}", f"{100 * row['same_texts']:.0f}%",
+            f"{row['layers']:.2f}",
+            *(f"{row[key]:.2f}" if key in row else "" for key in ("accept_rate", "tokens_per_block")),
+            f"{row['tokens_per_second']:.0f}", f"{row['times_full_depth']:.2f}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_table([header, *cells])
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("records", type=Path, help="JSON lines with document and summary")
+    parser.add_argument("--samples", type=int, default=24)
+    parser.add_argument("--length", type=int, default=64, help="tokens of a text, the start token included")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "int8"])
+    parser.add_argument("--threshold", type=float, default=0.9, help="of exits by softmax response")
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.9, 0.5, 0.1], help="of lenient drafts")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4, 6, 8], help="of blocks of drafts")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table; with --json writes it."""
+    options = read_options()
+    torch.set_num_threads(options.threads)
+    model, tokenizer = load_model(str(options.model)).eval(), AutoTokenizer.from_pretrained(options.model)
+    lines = options.records.read_text(encoding="utf-8").splitlines()[: options.samples]
+    records = [json.loads(line) for line in lines]
+    texts = [PREFIX + each["document"] for each in records]
+    encoded = tokenizer(texts, truncation=True, max_length=LONGEST_SOURCE)["input_ids"]
+    sources = [Source.of(torch.tensor(tokens)) for tokens in encoded]
+    score = rouge_against([each["summary"] for each in records], tokenizer)
+    own = policies(options.threshold, options.ratios, options.sizes)
+    systems = [System(None, None)]
+    systems += [System(policy, precision) for precision in options.precisions for policy in own]
+    with torch.no_grad():
+        rows = compare(model, sources, systems, score, options)
+    print(table(rows))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.json, {"environment": provenance(0, "cpu") | scoring_rules(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
