@@ -7,12 +7,16 @@ from pathlib import Path
 from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS, check_level
 from early_exit.calibration import check_grid, threshold_tests
+from early_exit.policy import VERIFICATIONS
 from util.arguments import ExitArguments, ModelArguments, argument, make_lists
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
 from util.errors import UsageError
 from util.run_folder import check_writable
 
-_KNOBS = ("engine_precision", "exit_min_layer", "top_propagation")
+_KNOBS = (
+    "engine_precision", "exit_min_layer", "exit_max_layer", "top_propagation", "verify", "max_draft",
+    "accept_ratio",
+)  # fmt: skip
 
 
 @dataclass
@@ -48,7 +52,8 @@ class CalibrationArguments:
         default=None,
         metadata={
             "help": "More knobs under one guarantee: engine_precision=float32,int8 exit_min_layer=1,2 "
-            "top_propagation=none,2000. Their combinations with --thresholds are searched by Pareto testing."
+            "exit_max_layer=1 top_propagation=none,2000 verify=none,lenient max_draft=4,8 "
+            "accept_ratio=0.9,0.5. Their combinations with --thresholds are searched by Pareto testing."
         },
     )
 
@@ -85,14 +90,24 @@ class CalibrationArguments:
         return [dict(zip(knobs, values, strict=True)) for values in product(*knobs.values())]
 
 
-def _value(name: str, text: str) -> str | int | None:
+def _value(name: str, text: str) -> str | int | float | None:
     if name == "engine_precision":
         if text not in PRECISIONS:
             known = ", ".join(PRECISIONS)
             raise ValueError(f"--calibrate_grid: unknown precision {text!r}; known: {known}")
         return text
-    if name == "top_propagation" and text == "none":
+    if name in ("top_propagation", "verify") and text == "none":
         return None
+    if name == "verify":
+        if text not in VERIFICATIONS:
+            known = ", ".join(("none", *VERIFICATIONS))
+            raise ValueError(f"--calibrate_grid: unknown verify {text!r}; known: {known}")
+        return text
+    if name == "accept_ratio":
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ValueError(f"--calibrate_grid: accept_ratio {text!r} is not a number") from error
     if not text.isdigit():
         raise ValueError(f"--calibrate_grid: {name} {text!r} is not a whole number from 0 on")
     return int(text)

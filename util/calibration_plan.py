@@ -112,9 +112,10 @@ class CalibrationPlan:
 def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, seed: int) -> CalibrationPlan:
     """Of the flags, which have been checked. Raises UsageError for knobs that exclude each other."""
     try:
-        settings = [
+        every = [
             _setting(exits, knobs, threshold) for knobs in calibration.knobs for threshold in calibration.grid
         ]
+        settings = list(dict.fromkeys(every))  # knobs of drafts change nothing where there are none
     except ValueError as error:
         raise UsageError(f"--calibrate_grid: {error}") from error
     return CalibrationPlan(
@@ -132,6 +133,20 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
     )
 
 
+def _drafting(exits: ExitArguments, knobs: dict) -> dict:
+    """What becomes of tokens that left: fields of a policy, of the flags and of knobs in their place."""
+    verify = knobs.get("verify", exits.verify)
+    if verify is None:
+        return {}
+    given = {
+        "verify": verify,
+        "max_draft": knobs.get("max_draft", (exits.max_draft or [None])[0]),
+        "accept_ratio": knobs.get("accept_ratio", exits.accept_ratio),
+        "rollback_threshold": exits.rollback_threshold,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSetting:
     top_k = knobs.get("top_propagation", exits.propagated[0])
     policy = ExitPolicy(
@@ -141,5 +156,7 @@ def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSet
         position_temperature=exits.exit_position_temp,
         top_k=top_k,
         screen=exits.lm_head_screen and top_k is None,
+        max_layer=knobs.get("exit_max_layer", exits.exit_max_layer),
+        **_drafting(exits, knobs),
     )
     return DecodingSetting(policy, knobs.get("engine_precision", exits.engine_precision or "float32"))

@@ -115,6 +115,7 @@ def verdict(found: dict[str, Any], context: Context) -> str:
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
     if TESTS[found["test"]].several_knobs:
         knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
+    knobs += _drafts(found["setting"])
     step = f"step {found['step']} of {found['settings']}"
     lines = [
         f"certified: {context.measure}, λ = {found['threshold']:g}{knobs}: mean {what} ≤ {found['delta']:g} "
@@ -138,6 +139,14 @@ def verdict(found: dict[str, Any], context: Context) -> str:
         f"{context.fingerprint})"
     )
     return "\n".join(lines)
+
+
+def _drafts(setting: dict[str, Any]) -> str:
+    """What becomes of tokens that left, of an entry's setting."""
+    if setting.get("verify") is None:
+        return ""
+    verify, ratio, number = (setting[name] for name in ("verify", "accept_ratio", "max_draft"))
+    return f", {verify} drafts{f' at {ratio:g}' if verify == 'lenient' else ''}, at most {number} a block"
 
 
 def _pipeline(found: dict[str, Any], context: Context) -> str:
