@@ -69,7 +69,7 @@ def test_a_model_of_any_family_and_type_may_grow(family, dtype):
     fit_embeddings(model, tokenizer, may_grow=True)
     after = model(**source_batch(2, 5), decoder_input_ids=torch.zeros(2, 3, dtype=torch.long)).logits
     assert after.shape[-1] == len(tokenizer)
-    assert torch.equal(after[..., :97], before)
+    torch.testing.assert_close(after[..., :97], before)  # products of another width add in another order
     model.float().check_exit_heads("MLP")
 
 
