@@ -50,9 +50,8 @@ class _Front:
 class Drafts:
     """Drafts by the layers where `exits` lets tokens leave; what becomes of them is by `policy.verify`."""
 
-    def __init__(self, exits: Exits, rows: Rows, head: FullHead, policy: ExitPolicy, max_new_tokens: int):
+    def __init__(self, exits: Exits, rows: Rows, head: FullHead, policy: ExitPolicy):
         self._exits, self._rows, self._head, self._policy = exits, rows, head, policy
-        self._max_new_tokens = max_new_tokens
         # Of each slot, where the drafts before its token in flight stand, by rising position.
         self._stands: list[list[int]] = [[] for _ in rows.results]
 

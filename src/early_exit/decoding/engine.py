@@ -112,7 +112,7 @@ class Engine:
             weights = self._exit_heads.get(policy.measure)
             exit_head = None if weights is None else HeadRun(weights, rows.cache)
             exits = ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
-        return exits if policy.verify is None else Drafts(exits, rows, head, policy, limit)
+        return exits if policy.verify is None else Drafts(exits, rows, head, policy)
 
 
 def _enough(rows: int) -> int:

@@ -80,14 +80,13 @@ def _processor() -> str:
 
 def _cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    asked = os.environ.get("EARLY_EXIT_CACHE")
-    for folder in [Path(asked)] if asked else [Path(base) / "early-exit"]:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if os.access(folder, os.W_OK):
-                return folder
-        except OSError:
-            pass
+    folder = Path(os.environ.get("EARLY_EXIT_CACHE") or Path(base) / "early-exit")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
     return Path(tempfile.mkdtemp(prefix="early-exit-"))
 
 

@@ -117,7 +117,7 @@ void attend_to_own(Team& team, const Sizes& sizes, int number, const Items& item
     const int item = chunk / sizes.heads, head = chunk % sizes.heads;
     const int64_t position = items.positions[item];
     const Head<Value> from(cache.layers[number], cache.slots, cache.capacity, sizes, items.slots[item], head);
-    const float* own = bias == nullptr ? nullptr : bias + (head + 1) * cache.longest - 1 - position;
+    const float* own = bias == nullptr ? nullptr : bias + (head + 1) * cache.capacity - 1 - position;
     std::vector<float>& scores = scratch().scores;
     scores.resize(position + 1);
     attend<Value>(queries + (size_t)chunk * sizes.head_dim, from.keys, from.values, own, (int)position + 1,

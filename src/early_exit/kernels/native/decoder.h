@@ -14,9 +14,8 @@ struct KVCache {
   void** layers;
   int64_t* filled;
   float* exit_states;
-  const float** biases;  // of each layer: [heads, longest], the largest distance first; or null
+  const float** biases;  // of each layer: [heads, capacity], the largest distance first; or null
   int64_t slots, capacity;
-  int64_t longest;
   int32_t half;
 };
 

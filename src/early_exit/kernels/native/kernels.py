@@ -167,7 +167,6 @@ def _cache(cache: KVCache, biases: int) -> CacheTensors:
         biases,
         cache.filled.shape[1],
         cache.capacity,
-        cache.capacity,
         cache.layers[0].dtype == torch.bfloat16,
     )
     tensors.kept = layers

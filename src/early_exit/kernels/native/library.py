@@ -36,7 +36,7 @@ class CacheTensors(ctypes.Structure):
 
     _fields_ = (
         *[(name, c_void_p) for name in ("layers", "filled", "exit_states", "biases")],
-        *[(name, c_int64) for name in ("slots", "capacity", "longest")],
+        *[(name, c_int64) for name in ("slots", "capacity")],
         ("half", c_int32),
     )
 
