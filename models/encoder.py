@@ -1,6 +1,7 @@
 """The encoder in the engine's precision."""
 
 import copy
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,16 +25,20 @@ def engine_encoder(model, precision: str) -> nn.Module:
 
 
 class _PlainEncoder(nn.Module):
-    """transformers' encoder in a type. Weights that have it are shared with the model."""
+    """transformers' encoder in a type, converted when it is first asked. Weights that have it already are
+    shared with the model."""
 
     def __init__(self, model, dtype: torch.dtype):
         super().__init__()
-        parameters = [*model.encoder.parameters()]
-        self._encoder = model.encoder
-        if any(parameter.dtype != dtype for parameter in parameters):
-            shared = {id(each): each for each in parameters if each.dtype == dtype}
-            self._encoder = copy.deepcopy(model.encoder, shared).to(dtype)
-        self._device = model.device
+        self._own, self._dtype, self._device = model.encoder, dtype, model.device
+
+    @cached_property
+    def _encoder(self) -> nn.Module:
+        parameters = [*self._own.parameters()]
+        if all(parameter.dtype == self._dtype for parameter in parameters):
+            return self._own
+        shared = {id(each): each for each in parameters if each.dtype == self._dtype}
+        return copy.deepcopy(self._own, shared).to(self._dtype)
 
     def forward(self, return_dict: bool = True, **kwargs) -> BaseModelOutput:
         """kwargs: the encoder's tensors [sources, length, …] and settings. Gives `last_hidden_state`.
