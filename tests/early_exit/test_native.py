@@ -1,8 +1,10 @@
 """The compiled kernels against torch's, in every precision that these have, and against themselves."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from early_exit.decoding.kv_cache import KVCache, SourceCache
 from early_exit.kernels.interface import Items
 from early_exit.kernels.native import build
 from early_exit.kernels.native.encoder import NativeEncoder
-from early_exit.kernels.native.kernels import NativeKernels
+from early_exit.kernels.native.kernels import Biases, NativeKernels
 from early_exit.kernels.native.library import native_library
 from early_exit.kernels.torch_kernels import TorchKernels
 from early_exit.linear import PRECISIONS, has_native
@@ -165,6 +167,24 @@ def test_nan_comes_out_as_nan():
     states[1, 0] = torch.nan
     assert np.isnan(kernels.top(states).response).tolist() == [False, True, False]
     assert Rows(kernels, [3]).run([0], [0]).isfinite().all()
+
+
+def test_a_bias_table_in_use_is_kept_when_another_replaces_it():
+    """A call may run while another thread needs a table of another length, or makes the same one."""
+    tensors = decoder_tensors(MODELS["t5"])
+    biases, kernels = Biases(tensors), NativeKernels(tensors, "float32")
+    table = biases(8)
+    kept = weakref.ref(table.biases[0])
+    address = table.address
+    biases(64)
+    gc.collect()
+    assert kept() is not None and table.address == address
+    rows = Rows(kernels, [3])
+    arrays, _ = kernels.tensors_of(rows.cache, rows.sources)
+    kept = weakref.ref(kernels._biases(rows.cache.capacity).biases[0])
+    kernels._biases(2 * rows.cache.capacity)
+    gc.collect()
+    assert kept() is not None and arrays.biases
 
 
 def test_an_item_that_is_there_already_is_refused():

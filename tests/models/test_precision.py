@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import weakref
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def test_packed_weights_go_with_their_model():
     copied = copy.deepcopy(model)  # a model that has generated can still be copied and saved
     assert model in engines._held
     assert copied not in engines._held
-    before = len(engines._held)
+    packed = weakref.ref(engines._held[model])
     del model
     gc.collect()
-    assert len(engines._held) == before - 1
+    assert packed() is None

@@ -5,6 +5,7 @@ An item's result is bit for bit the same whatever else a call holds.
 
 import ctypes
 import math
+from dataclasses import dataclass
 from weakref import finalize
 
 import numpy as np
@@ -76,7 +77,7 @@ class NativeKernels:
         return states
 
     def tensors_of(self, cache: KVCache, sources: SourceCache) -> tuple[CacheTensors, SourceTensors]:
-        """The caches as the library takes them; they hold no memory of their own."""
+        """The caches as the library takes them; both must outlive these, which hold on to the rest."""
         return _cache(cache, self._biases(cache.capacity)), _sources(sources)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -122,6 +123,19 @@ def _matrices(layer: LayerTensors, gated: bool) -> list[Tensor | None]:
     return [*matrices, activated, gate, layer.feed_forward_out]
 
 
+@dataclass(frozen=True)
+class BiasTable:
+    """Biases of all layers for `longest` positions. Whoever gives the address away holds on to the table."""
+
+    longest: int
+    biases: list[Tensor | None]
+    addresses: np.ndarray
+
+    @property
+    def address(self) -> int:
+        return self.addresses.ctypes.data
+
+
 class Biases:
     """Relative position biases as the library takes them, for a number of positions at a time."""
 
@@ -129,25 +143,26 @@ class Biases:
         tables = [layer.self_attention.relative_bias for layer in tensors.layers]
         self._tables = [tables[0] if table is None else table for table in tables]
         self._spec = tensors.spec
-        self._made: tuple[int, list[Tensor | None], np.ndarray] = (-1, [], np.empty(0))
+        self._made = BiasTable(-1, [], np.empty(0))
 
-    def __call__(self, longest: int) -> int:
-        """The address of the layers' biases; null where there are none. In the order of keys: causal ones
-        are [heads, longest], the query's own last."""
-        made = self._made  # one read: another thread may replace it
-        if made[0] != longest:
-            known: dict[int, Tensor] = {}
-            biases = []
-            for table in self._tables:
-                if table is not None and id(table) not in known:
-                    bias = bias_by_distance(
-                        table.float().cpu(), self._spec.max_distance, self._spec.causal, longest
-                    )
-                    known[id(table)] = (bias.flip(1) if self._spec.causal else bias).contiguous()
-                biases.append(None if table is None else known[id(table)])
-            addresses = np.array([0 if bias is None else bias.data_ptr() for bias in biases], np.uint64)
-            made = self._made = (longest, biases, addresses)
-        return made[2].ctypes.data
+    def __call__(self, longest: int) -> BiasTable:
+        """In the order of keys: causal ones are [heads, longest], the query's own last. Null for a layer
+        without any."""
+        table = self._made  # one read: another thread may replace it
+        if table.longest != longest:
+            table = self._made = self._make(longest)
+        return table
+
+    def _make(self, longest: int) -> BiasTable:
+        known: dict[int, Tensor] = {}
+        spec = self._spec
+        for table in self._tables:
+            if table is not None and id(table) not in known:
+                bias = bias_by_distance(table.float().cpu(), spec.max_distance, spec.causal, longest)
+                known[id(table)] = (bias.flip(1) if spec.causal else bias).contiguous()
+        biases = [None if table is None else known[id(table)] for table in self._tables]
+        addresses = np.array([0 if bias is None else bias.data_ptr() for bias in biases], np.uint64)
+        return BiasTable(longest, biases, addresses)
 
 
 def _indices(numbers: np.ndarray) -> np.ndarray:
@@ -158,18 +173,18 @@ def _addresses(tensors: list[Tensor]) -> np.ndarray:
     return np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
 
 
-def _cache(cache: KVCache, biases: int) -> CacheTensors:
+def _cache(cache: KVCache, biases: BiasTable) -> CacheTensors:
     layers = _addresses(cache.layers)
     tensors = CacheTensors(
         layers.ctypes.data,
         cache.filled.ctypes.data,
         cache.exit_states.data_ptr(),
-        biases,
+        biases.address,
         cache.filled.shape[1],
         cache.capacity,
         cache.layers[0].dtype == torch.bfloat16,
     )
-    tensors.kept = layers
+    tensors.kept = layers, biases
     return tensors
 
 
