@@ -14,7 +14,10 @@ from early_exit.linear import PRECISIONS, has_native
 from models.adapter import decoder_tensors
 from tests.tiny import MODELS
 
-pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+pytestmark = [
+    pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels"),
+    pytest.mark.usefixtures("two_threads"),
+]
 ENGINES = {
     precision: Engine(NativeKernels(decoder_tensors(MODELS["t5"]), precision)) for precision in PRECISIONS
 } if has_native("cpu") else {}  # fmt: skip
