@@ -268,12 +268,18 @@ def reference_generate(
 
 def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
     """The encoder's output [rows, length, d_model] as a tensor [own length, d_model] a row. Cross-attention
-    has no positions, so that padding anywhere can be left out. A row that is all padding stays whole:
-    transformers then masks nothing either."""
+    has no positions, so that padding anywhere can be left out.
+
+    Of a row that is all padding the mean stays, [1, d_model]: transformers adds the same huge negative number
+    to all of its scores, which leaves equal weights, and values are linear in the states.
+    """
     source = source.float()
     if mask is None or bool((mask != 0).all()):
         return list(source)
-    return [states[kept] if kept.any() else states for states, kept in zip(source, mask != 0, strict=True)]
+    return [
+        states[kept] if kept.any() else states.mean(0, keepdim=True)
+        for states, kept in zip(source, mask != 0, strict=True)
+    ]
 
 
 def refuse_unserved(config: GenerationConfig, options: dict) -> None:

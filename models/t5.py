@@ -248,6 +248,12 @@ class EarlyExitMixin:
             False if _generating.get()[0] is self else super()._prepare_cache_for_generation(*args, **kwargs)
         )
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of custom code transformers' loader leaves out modules without weights of their own, and with
+        them how T5 draws weights that a checkpoint lacks."""
+        return False
+
     def save_pretrained(self, save_directory, is_main_process: bool = True, *args, **kwargs) -> None:
         """transformers' own, but the configuration names transformers' class: the checkpoint is one of it."""
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
