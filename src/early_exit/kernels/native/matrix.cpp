@@ -1,9 +1,7 @@
 #include "matrix.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <new>
 
 #include "simd.h"
 
@@ -147,6 +145,14 @@ bool magnitude(const float* values, int count, float* most) {
   return true;
 }
 
+// Weights are read once for few items, and from memory: so far ahead that they are there in time. The processor's own
+// prefetching stops at every page.
+constexpr size_t AHEAD = 4096;
+template <int ITEMS>
+inline void fetch_ahead(const void* weights) {
+  if (ITEMS <= 2) __builtin_prefetch((const char*)weights + AHEAD);
+}
+
 template <int ITEMS, class Weight>
 void multiply_floats(const Weight* weights, int width, const float* inputs, float (*results)[PANEL]) {
   Floats sums[ITEMS][2] = {};
@@ -237,6 +243,7 @@ void multiply_int8(const Matrix& matrix, const int16_t* inputs, const float* fac
   Ints sums[ITEMS][2] = {};
 #pragma GCC unroll 4
   for (int input = 0; input < width; input += 2) {
+    fetch_ahead<ITEMS>(weights + (size_t)input * PANEL);
     const Pairs low = weights_of(weights + (size_t)input * PANEL);
     const Pairs high = weights_of(weights + (size_t)input * PANEL + 2 * WIDTH);
     for (int item = 0; item < ITEMS; item++) {
@@ -261,6 +268,7 @@ void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* fac
       part[item][0] = part[item][1] = Ints{} - ZERO * group_sums[item * groups + group];
     }
     for (int input = group * GROUP; input < (group + 1) * GROUP; input += 4) {
+      fetch_ahead<ITEMS>(weights + (size_t)input * PANEL / 2);
       const Nibbles nibbles(weights + (size_t)input * PANEL / 2);
       for (int item = 0; item < ITEMS; item++) {
         const int16_t* own = inputs + (size_t)input * ITEMS + 2 * item;
@@ -301,17 +309,6 @@ void multiply_some(const Matrix& matrix, const Prepared& inputs, int first, int 
 }
 
 }  // namespace
-
-template <class Value>
-Memory<Value> zeros(size_t count) {
-  const size_t bytes = (count * sizeof(Value) + 63) / 64 * 64 + 64;
-  void* memory = std::aligned_alloc(64, bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  memset(memory, 0, bytes);
-  return Memory<Value>((Value*)memory);
-}
-template Memory<char> zeros(size_t);
-template Memory<uint8_t> zeros(size_t);
 
 Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
     : kind(kind),

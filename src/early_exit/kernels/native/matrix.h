@@ -2,10 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
+#include "memory.h"
 #include "pool.h"
 
 namespace early_exit {
@@ -17,16 +16,6 @@ enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 // Outputs are packed in panels of so many, whose weights of one input, or of two, lie side by side.
 constexpr int PANEL = 16;
 constexpr int GROUP = 32;  // inputs that share a scale in INT4
-
-struct FreeMemory {
-  void operator()(void* memory) const { free(memory); }
-};
-template <class Value>
-using Memory = std::unique_ptr<Value[], FreeMemory>;
-
-// Aligned, and zero.
-template <class Value>
-Memory<Value> zeros(size_t count);
 
 struct Matrix {
   Kind kind = Kind::FLOAT32;
