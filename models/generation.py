@@ -10,7 +10,7 @@ in `**model_kwargs`.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from early_exit.decoding.engine import Prompt
 from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.reference import Decoded, decode_reference
 from early_exit.decoding.reference_drafts import decode_drafts_reference
-from early_exit.decoding.results import Drafting
+from early_exit.decoding.results import DecodedBatch, Drafting
 from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
@@ -87,10 +87,8 @@ def early_exit_generate(
     _refuse_for_drafts(policy, generation_config, streamer, rows)
     engine = engine or engine_for(model, policy, precision_of(model, None))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
-    prompts = [
-        Prompt(states, prefix)
-        for states, prefix in zip(without_padding(source, mask), input_ids.cpu().numpy(), strict=True)
-    ]
+    prefixes = input_ids.cpu().numpy()
+    prompts = [Prompt(*each) for each in zip(without_padding(source, mask), prefixes, strict=True)]
     with torch.autocast(source.device.type, enabled=False):
         in_step = not isinstance(choose, GreedyChoice)
         decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens, in_step)
@@ -100,18 +98,12 @@ def early_exit_generate(
         if drafts:
             choose.settled(0, sequences.shape[1])
         streamer.end()
-    if not generation_config.return_dict_in_generate:
-        return sequences
-    return EarlyExitOutput(
-        sequences=sequences,
-        exit_layers=decoded.exit_layers,
-        confidences=decoded.confidences,
-        max_stay_confidence=decoded.max_stay_confidence,
-        min_exit_confidence=decoded.min_exit_confidence,
-        screen=decoded.screen,
-        kept=decoded.kept,
-        drafting=decoded.drafting,
-    )
+    return _output(sequences, decoded) if generation_config.return_dict_in_generate else sequences
+
+
+def _output(sequences: Tensor, decoded: DecodedBatch) -> EarlyExitOutput:
+    names = [field.name for field in fields(EarlyExitOutput) if field.name != "sequences"]
+    return EarlyExitOutput(sequences=sequences, **{name: getattr(decoded, name) for name in names})
 
 
 def greedy_choice(processors, criteria, config: GenerationConfig, streamer) -> GreedyChoice | None:
