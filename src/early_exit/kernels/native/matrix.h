@@ -16,6 +16,10 @@ enum class Kind : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2, INT4 = 3 };
 // Outputs are packed in panels of so many, whose weights of one input, or of two, lie side by side.
 constexpr int PANEL = 16;
 constexpr int GROUP = 32;  // inputs that share a scale in INT4
+constexpr int ZERO = 8;    // the nibble of INT4 that stands for 0
+constexpr float SMALLEST = 1e-30f;  // instead of the scale 0 of zeros
+
+inline int up_to_multiple(int number, int of) { return (number + of - 1) / of * of; }
 
 struct Matrix {
   Kind kind = Kind::FLOAT32;
