@@ -36,6 +36,7 @@ from run_calibration import (
     calibration_settings,
     save_with_checkpoint,
 )
+from run_own_text import all_documents, load_unlabelled, open_own_texts, own_text_examples
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
@@ -86,7 +87,7 @@ def run(*arguments) -> None:
     model_args, data_args, exit_args, calibration, training = arguments
     logging.set_verbosity(training.get_process_log_level())
     set_seed(training.seed)
-    texts = load_texts(model_args, data_args, calibration, training)
+    texts = load_texts(model_args, data_args, exit_args, calibration, training)
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
     may_grow = training.do_train and not exit_args.train_meta_cm_head
     fit_embeddings(model, tokenizer, may_grow)
@@ -104,6 +105,8 @@ def run(*arguments) -> None:
         trained = model.exit_heads if heads else model
         rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
         check_checkpoint(resume, model, len(list(trained.parameters())), rates, training)
+    if exit_args.train_on_own_text:
+        own_texts = open_own_texts(model, tokenizer, data_args, exit_args, training)
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = prepare_folder(folder, resume, effective, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
@@ -119,9 +122,14 @@ def run(*arguments) -> None:
             save_with_checkpoint(result, Path(model_args.model_name_or_path))
         return
     if training.do_train:
-        train(trainer, tokenizer, checkpoint, source)
+        about = {}
+        if exit_args.train_on_own_text:
+            trainer.train_dataset, about = own_text_examples(
+                own_texts, model, tokenizer, texts, data_args, exit_args, training
+            )
+        train(trainer, tokenizer, checkpoint, source, about)
         if trainer.is_world_process_zero():
-            save_training_documents(texts, model_args, folder)
+            save_training_documents({"train": all_documents(texts)}, model_args, folder)
     if exit_args.is_sweep:
         sweep(trainer, policies, exit_args, SweepTable(folder, source, trainer.is_world_process_zero()))
     elif training.do_eval:
@@ -168,10 +176,14 @@ def prepare_folder(
 
 
 def load_texts(
-    model_args: ModelArguments, data_args: DataArguments, calibration: CalibrationArguments, training
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    exit_args: ExitArguments,
+    calibration: CalibrationArguments,
+    training,
 ) -> dict:
-    """The splits that the run needs, by name, as documents and summaries; for a calibration, those of
-    `util.calibration_data`."""
+    """The splits that the run needs, by name, as documents and summaries, and "unlabelled" documents to write
+    texts for; for a calibration, those of `util.calibration_data`."""
     if calibration.do_cali:
         with training.main_process_first(desc="reading data"):
             return calibration_texts(model_args, data_args, calibration, training.seed)
@@ -180,12 +192,17 @@ def load_texts(
         "validation": (training.do_eval, data_args.max_eval_samples),
         "test": (training.do_predict, data_args.max_predict_samples),
     }
+    without = {"test"}  # summaries
+    if exit_args.train_on_own_text and not exit_args.own_text_gold_share:
+        without.add("train")
     with training.main_process_first(desc="reading data"):
         texts = {
-            split: load_split(split, data_args, model_args, limit, needs_summaries=split != "test")
+            split: load_split(split, data_args, model_args, limit, needs_summaries=split not in without)
             for split, (needed, limit) in wanted.items()
             if needed
         }
+        if exit_args.unlabelled_file is not None:
+            texts["unlabelled"] = load_unlabelled(exit_args, data_args, model_args)
     if "test" in texts and "summary" not in texts["test"].column_names:
         if not training.predict_with_generate:
             raise UsageError("--do_predict on documents without summaries needs --predict_with_generate")
@@ -249,6 +266,8 @@ def check_exit_heads(model, exit_args: ExitArguments) -> None:
 def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> GenerationTrainer:
     """The trainer for training and evaluation, over tokenized texts."""
     lengths = {"train": data_args.max_target_length, "validation": data_args.generation_length}
+    if exit_args.train_on_own_text:  # whose texts are written later
+        del lengths["train"]
     with training.main_process_first(desc="tokenizing"):
         tokens = {
             split: tokenize(texts[split], tokenizer, data_args, length)
@@ -290,8 +309,11 @@ def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:
     )
 
 
-def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source: dict) -> None:
-    """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results."""
+def train(
+    trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source: dict, about: dict[str, int]
+) -> None:
+    """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results. about: what more
+    there is to say of the training data."""
     if checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
     try:
@@ -303,7 +325,7 @@ def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source
     except TrainingDivergedError as error:
         raise UsageError(str(error)) from error
     trainer.save_state()
-    report(trainer, "train", result.metrics, len(trainer.train_dataset), source)
+    report(trainer, "train", result.metrics | about, len(trainer.train_dataset), source)
 
 
 def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:

@@ -1,0 +1,43 @@
+"""Training flags that are out of range or contradict each other."""
+
+from early_exit import LAYER_WEIGHTINGS
+from util.arguments import ExitArguments, ModelArguments
+from util.errors import UsageError
+
+
+def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> None:
+    """Raises UsageError for what training cannot be asked for. training: `Seq2SeqTrainingArguments`."""
+    losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
+    if exits.intermediate_loss_fn is not None and exits.intermediate_loss_fn not in losses:
+        raise UsageError(
+            f"unknown --intermediate_loss_fn {exits.intermediate_loss_fn!r}; known: {', '.join(losses)}"
+        )
+    if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
+        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
+    _check_own_text(exits, model, training)
+
+
+def _check_own_text(exits: ExitArguments, model: ModelArguments, training) -> None:
+    share = exits.own_text_gold_share
+    if not exits.train_on_own_text:
+        given = [name for name in ("own_text_file", "unlabelled_file") if getattr(exits, name) is not None]
+        given += ["own_text_gold_share"] if share else []
+        if given:
+            raise UsageError(f"--{given[0]} has no effect without --train_on_own_text True")
+        return
+    if not training.do_train:
+        raise UsageError("--train_on_own_text needs --do_train")
+    if model.model_shape is not None:
+        raise UsageError(
+            "--train_on_own_text needs a trained model to write the texts: give --model_name_or_path"
+        )
+    if not (exits.output_hidden_states_decoder or exits.train_meta_cm_head):
+        raise UsageError(
+            "--train_on_own_text teaches exits: it needs --output_hidden_states_decoder True or "
+            "--train_meta_cm_head"
+        )
+    if not 0 <= share < 1:
+        raise UsageError(
+            f"--own_text_gold_share {share} is outside [0, 1); with gold texts alone leave out "
+            "--train_on_own_text"
+        )
