@@ -92,6 +92,7 @@ def run(*arguments) -> None:
     may_grow = training.do_train and not exit_args.train_meta_cm_head
     fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
+    prepare_objective(model, exit_args)
     check_exit_heads(model, exit_args)
     effective = settle_generation(model, data_args, training)
     check_generation(effective, model_args, exit_args, calibration, training)
@@ -244,6 +245,17 @@ def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[P
         raise UsageError(f"cannot load {name!r} as a T5-family model: {reason}") from error
 
 
+def prepare_objective(model, exit_args: ExitArguments) -> None:
+    """Gives the model what its training needs beside its own weights. Raises UsageError for an objective that
+    does not fit its depth."""
+    try:
+        exit_args.objective.terms(model.num_exits)
+    except ValueError as error:
+        raise UsageError(f"--intermediate_loss_fn {exit_args.intermediate_loss_fn}: {error}") from error
+    if exit_args.do_layer_transformation:
+        model.add_exit_transformation()
+
+
 def check_exit_heads(model, exit_args: ExitArguments) -> None:
     """Makes the heads that are to be trained; else raises UsageError for heads that the model lacks."""
     if exit_args.train_meta_cm_head:
@@ -278,7 +290,7 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
     if exit_args.train_meta_cm_head:
         trainer = partial(HeadTrainer, heads=exit_args.measures, head_loss=exit_args.exit_head_loss)
     else:
-        trainer = partial(JointTrainer, layer_weighting=exit_args.layer_weighting)
+        trainer = partial(JointTrainer, objective=exit_args.objective)
     return trainer(
         model=model,
         args=training,
@@ -318,6 +330,7 @@ def train(
         logger.warning(f"resuming from {checkpoint}")
     try:
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.model.drop_exit_transformation()
         if trainer.is_world_process_zero():
             with whole_folder_contents(trainer.args.output_dir) as scratch:
                 trainer.save_model(str(scratch))

@@ -3,27 +3,28 @@
 References: CALM, Schuster et al. 2022, section 3.3.
 """
 
+from early_exit import Objective
 from trainers.generation import GenerationTrainer
 from trainers.loss_means import LossMeans
 
 
 class JointTrainer(GenerationTrainer):
-    """Trains a model of `models.t5` with a weighted sum of its exits' cross-entropies.
+    """Trains a model of `models.t5` with a loss over all of its exits.
 
-    layer_weighting: a name of `early_exit.LAYER_WEIGHTINGS`. The loss of each exit is logged as
-    `exit_{layer}_loss`, its mean since the last log.
+    objective: what they learn, CALM's weighted cross-entropy by default. The cross-entropy of each exit is
+    logged as `exit_{layer}_loss`, its mean since the last log.
     """
 
-    def __init__(self, *args, layer_weighting: str = "weighted_ce", **kwargs):
+    def __init__(self, *args, objective: Objective | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.layer_weighting = layer_weighting
+        self.objective = objective or Objective()
         self._exit_losses = LossMeans()
-        if layer_weighting != "last_ce":  # the checkpoint says how its exits were trained
-            self.model.config.exit_loss = layer_weighting
+        if self.objective.name != "last_ce":  # the checkpoint says how its exits were trained
+            self.model.config.exit_loss = self.objective.name
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The joint loss: a sum over tokens divided by the tokens of the whole step, on all devices."""
-        inputs = {**inputs, "exit_loss": self.layer_weighting}
+        inputs = {**inputs, "exit_loss": self.objective}
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )

@@ -136,7 +136,6 @@ class ExitArguments(ObjectiveArguments):
     use_shallow_deep: bool = argument(
         False, "FREE's way: exits at one shallow layer, checked as asked below."
     )
-    shallow_exit_layer: int | None = argument(None, "The shallow layer.")
     shallow2deep_conf_type: str | None = argument(None, "Confidence there: softmax or meta, a linear head.")
     shallow2deep_conf_threshold: float | None = argument(None, "λ there; default 1.")
     parallel_gen_token: bool = argument(True, "Deeper layers of shallow tokens run together, later.")

@@ -1,20 +1,38 @@
 """Training flags that are out of range or contradict each other."""
 
-from early_exit import LAYER_WEIGHTINGS
+from early_exit import OBJECTIVES
 from util.arguments import ExitArguments, ModelArguments
 from util.errors import UsageError
 
 
 def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> None:
     """Raises UsageError for what training cannot be asked for. training: `Seq2SeqTrainingArguments`."""
-    losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
-    if exits.intermediate_loss_fn is not None and exits.intermediate_loss_fn not in losses:
-        raise UsageError(
-            f"unknown --intermediate_loss_fn {exits.intermediate_loss_fn!r}; known: {', '.join(losses)}"
-        )
-    if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
-        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
+    _check_objective(exits)
     _check_own_text(exits, model, training)
+
+
+def _check_objective(exits: ExitArguments) -> None:
+    name, known = exits.intermediate_loss_fn, [name for name in OBJECTIVES if name != "last_ce"]
+    if name is not None and name not in known:
+        raise UsageError(f"unknown --intermediate_loss_fn {name!r}; known: {', '.join(known)}")
+    if name is not None and not exits.output_hidden_states_decoder:
+        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
+    hidden_states = [known for known in OBJECTIVES if known.startswith("shallowdeep_kd")]
+    needs = {
+        "distill_layer_alpha": ["kd_logits", *hidden_states],
+        "distill_temperature": ["kd_logits"],
+        "do_layer_transformation": hidden_states,
+    }
+    for flag, objectives in needs.items():
+        if getattr(exits, flag) not in (None, False) and name not in objectives:
+            raise UsageError(
+                f"--{flag} has no effect without --intermediate_loss_fn {' or '.join(objectives)}"
+            )
+    try:
+        _ = exits.objective
+    except ValueError as error:
+        flags = "--intermediate_loss_fn, --shallow_exit_layer, --distill_layer_alpha, --distill_temperature"
+        raise UsageError(f"{error} ({flags})") from error
 
 
 def _check_own_text(exits: ExitArguments, model: ModelArguments, training) -> None:

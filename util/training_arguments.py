@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from early_exit import OBJECTIVES, Objective
 from util.flag import argument
+
+_OBJECTIVES = [name for name in OBJECTIVES if name != "last_ce"]
 
 
 @dataclass
@@ -11,7 +14,19 @@ class ObjectiveArguments:
 
     output_hidden_states_decoder: bool = argument(False, "Train with a loss at every exit.")
     intermediate_loss_fn: str | None = argument(
-        None, "Weights of the exits' losses: weighted_ce (i / sum, the default) or ce (equal)."
+        None, f"What the exits learn: {', '.join(_OBJECTIVES)}. Default weighted_ce."
+    )
+    shallow_exit_layer: int | None = argument(
+        None, "The shallow layer of FREE: of its objectives, and of --use_shallow_deep."
+    )
+    distill_layer_alpha: float | None = argument(
+        None, "Weight of distillation, with kd_logits the share of it in [0, 1]; default 0.5."
+    )
+    distill_temperature: float | None = argument(
+        None, "With kd_logits: τ that predictions are softened by; default 1."
+    )
+    do_layer_transformation: bool = argument(
+        False, "With shallowdeep_kd: students' states go through a linear map that is trained beside."
     )
     train_on_own_text: bool = argument(
         False, "Train on the texts that the model itself, at full depth, writes for the training documents."
@@ -27,8 +42,11 @@ class ObjectiveArguments:
     )
 
     @property
-    def layer_weighting(self) -> str:
-        """Name of the training loss's weighting over exits (`early_exit.LAYER_WEIGHTINGS`)."""
+    def objective(self) -> Objective:
+        """What is trained on. Raises ValueError for values outside their ranges."""
         if not self.output_hidden_states_decoder:
-            return "last_ce"
-        return self.intermediate_loss_fn or "weighted_ce"
+            return Objective("last_ce")
+        settings = {"alpha": self.distill_layer_alpha, "temperature": self.distill_temperature}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        name = self.intermediate_loss_fn or "weighted_ce"
+        return Objective(name, shallow_layer=self.shallow_exit_layer, **settings)

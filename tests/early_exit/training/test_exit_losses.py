@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from early_exit import losses
-from early_exit.losses import joint_cross_entropy, layer_weights
+from early_exit.training import exit_losses as losses
+from early_exit.training.exit_losses import joint_cross_entropy
+from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights
 
 
 def naive_joint_loss(states, head, labels, weights):
@@ -107,7 +108,7 @@ def test_autocast_stays_near_float32():
     assert (gradient - exact_gradient).norm() < 0.03 * exact_gradient.norm()
 
 
-@pytest.mark.parametrize("name", losses.LAYER_WEIGHTINGS)
+@pytest.mark.parametrize("name", LAYER_WEIGHTINGS)
 @given(layers=st.integers(1, 48))
 def test_weights_sum_to_one_and_never_favour_a_shallower_exit(name, layers):
     weights = layer_weights(name, layers)
