@@ -126,3 +126,15 @@ def test_unknown_weighting_and_mismatch_are_named():
         layer_weights("wce", 3)
     with pytest.raises(ValueError, match="1 states but 2 weights"):
         joint_cross_entropy([torch.zeros(1, 2)], torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), [1, 2])
+
+
+def test_distillation_keeps_to_a_chunk_of_logits_too(monkeypatch):
+    tokens, vocabulary, width, chunk = 64, 512, 4, 8 * 512
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
+    states = [torch.randn(tokens, width, requires_grad=True) for _ in range(3)]
+    head = torch.randn(vocabulary, width, requires_grad=True)
+    labels = torch.randint(vocabulary, (tokens,))
+    with LargestTensor() as largest:
+        loss, _ = joint_cross_entropy(states, head, labels, [0.0, 0.0, 0.5], [0.2, 0.3, 0.0], 2.0)
+        loss.backward()
+    assert largest.elements <= chunk < tokens * vocabulary
