@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
+from models.perturbed_decoder import Perturbation
 from run_calibration import (
     LOSS_TABLE_FILE,
     Prompts,
@@ -290,7 +291,11 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
     if exit_args.train_meta_cm_head:
         trainer = partial(HeadTrainer, heads=exit_args.measures, head_loss=exit_args.exit_head_loss)
     else:
-        trainer = partial(JointTrainer, objective=exit_args.objective)
+        trainer = partial(
+            JointTrainer,
+            objective=exit_args.objective,
+            perturbation=Perturbation(exit_args.exit_propagation),
+        )
     return trainer(
         model=model,
         args=training,

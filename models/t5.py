@@ -32,7 +32,7 @@ from models.engines import engine_for, precision_of
 from models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
 from models.head_training import head_training_loss
-from models.joint_training import joint_training_loss
+from models.joint_training import JointTraining, joint_training_loss
 from models.options import why_not_served
 
 
@@ -113,7 +113,7 @@ class EarlyExitMixin:
     def forward(
         self,
         *args,
-        exit_loss: Objective | str | None = None,
+        exit_loss: JointTraining | Objective | str | None = None,
         exit_head_loss: tuple[str, Sequence[str]] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
@@ -124,9 +124,9 @@ class EarlyExitMixin:
         exit_head_loss: a name of `early_exit.head_losses.HEAD_LOSSES` and the names of the heads, see
         `models.head_training`.
 
-        exit_loss: an objective, or the name of one that needs no settings. The loss is then a sum over
-        tokens divided by `num_items_in_batch` (by the number of unmasked labels if None), which
-        makes it right under gradient accumulation; no logits are returned.
+        exit_loss: an objective, with what is done to the decoder or alone, or the name of one. The loss is
+        then a sum over tokens divided by `num_items_in_batch` (by the number of unmasked labels if None),
+        which makes it right under gradient accumulation; no logits are returned.
         """
         if exit_head_loss is None and exit_loss is None:
             return super().forward(*args, **kwargs)
@@ -140,16 +140,19 @@ class EarlyExitMixin:
             loss, names = exit_head_loss
             read = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "labels")}
             return head_training_loss(self, names, loss, read, num_items_in_batch)
-        objective = Objective(exit_loss) if isinstance(exit_loss, str) else exit_loss
-        return joint_training_loss(self, objective, inputs, num_items_in_batch)
+        return joint_training_loss(self, JointTraining.of(exit_loss), inputs, num_items_in_batch)
 
     def head_inputs(self, outputs) -> list[Tensor]:
         """What the LM head reads at every exit, L tensors [batch, length, d_model], of a decoder's outputs
         with all hidden states."""
         # hidden_states: the embeddings, then every layer; only the last is normed already.
-        inner = outputs.hidden_states[1:-1]
-        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in inner]
-        return [self.head_input(state) for state in (*normed, outputs.last_hidden_state)]
+        inner = [self.exit_input(hidden) for hidden in outputs.hidden_states[1:-1]]
+        return [*inner, self.head_input(outputs.last_hidden_state)]
+
+    def exit_input(self, hidden: Tensor) -> Tensor:
+        """What the LM head reads at an exit of a layer's raw output `hidden` [..., d_model]; in training with
+        dropout, as at full depth."""
+        return self.head_input(self.decoder.dropout(self.decoder.final_layer_norm(hidden)))
 
     def generate(
         self,

@@ -4,6 +4,8 @@ References: CALM, Schuster et al. 2022, section 3.3.
 """
 
 from early_exit import Objective
+from models.joint_training import JointTraining
+from models.perturbed_decoder import Perturbation
 from trainers.generation import GenerationTrainer
 from trainers.loss_means import LossMeans
 
@@ -11,20 +13,26 @@ from trainers.loss_means import LossMeans
 class JointTrainer(GenerationTrainer):
     """Trains a model of `models.t5` with a loss over all of its exits.
 
-    objective: what they learn, CALM's weighted cross-entropy by default. The cross-entropy of each exit is
-    logged as `exit_{layer}_loss`, its mean since the last log.
+    objective: what they learn, CALM's weighted cross-entropy by default. perturbation: of the decoder, in
+    training. The cross-entropy of each exit is logged as `exit_{layer}_loss`, its mean since the last log.
     """
 
-    def __init__(self, *args, objective: Objective | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        objective: Objective | None = None,
+        perturbation: Perturbation | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.objective = objective or Objective()
+        self.objective, self.perturbation = objective or Objective(), perturbation or Perturbation()
         self._exit_losses = LossMeans()
         if self.objective.name != "last_ce":  # the checkpoint says how its exits were trained
             self.model.config.exit_loss = self.objective.name
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The joint loss: a sum over tokens divided by the tokens of the whole step, on all devices."""
-        inputs = {**inputs, "exit_loss": self.objective}
+        inputs = {**inputs, "exit_loss": JointTraining(self.objective, self.perturbation)}
         loss, outputs = super().compute_loss(
             model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
         )

@@ -8,7 +8,20 @@ from util.errors import UsageError
 def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> None:
     """Raises UsageError for what training cannot be asked for. training: `Seq2SeqTrainingArguments`."""
     _check_objective(exits)
+    _check_perturbation(exits, training)
     _check_own_text(exits, model, training)
+
+
+def _check_perturbation(exits: ExitArguments, training) -> None:
+    share = exits.exit_propagation
+    if not 0 <= share <= 1:
+        raise UsageError(f"--exit_propagation {share} is outside [0, 1]")
+    if not share:
+        return
+    if not (exits.output_hidden_states_decoder and training.do_train):
+        raise UsageError("--exit_propagation needs --do_train and --output_hidden_states_decoder True")
+    if training.gradient_checkpointing or training.activation_checkpointing:
+        raise UsageError("--exit_propagation keeps all activations: leave out --gradient_checkpointing")
 
 
 def _check_objective(exits: ExitArguments) -> None:

@@ -28,6 +28,11 @@ class ObjectiveArguments:
     do_layer_transformation: bool = argument(
         False, "With shallowdeep_kd: students' states go through a linear map that is trained beside."
     )
+    exit_propagation: float = argument(
+        0.0,
+        "Share of tokens in training that hand the state of an exit, drawn at random, to the keys and values "
+        "of deeper layers, as in decoding; in [0, 1].",
+    )
     train_on_own_text: bool = argument(
         False, "Train on the texts that the model itself, at full depth, writes for the training documents."
     )

@@ -19,6 +19,7 @@ ALL = [
     "shallowdeep_kd_unif",
     "shallowdeep_kd_dyna",
 ]
+SHARE = ["--exit_propagation", "0.5"]
 LAST = ["--intermediate_loss_fn", "shallowdeep_kd_last", "--shallow_exit_layer", "1"]
 
 
@@ -45,6 +46,16 @@ def test_the_transformation_is_trained_and_not_kept(model, tmp_path):
     beside = load_file(tmp_path / "o" / "checkpoint-4" / "model.safetensors")
     width = len(beside["exit_transformation.bias"])
     assert not torch.equal(beside["exit_transformation.weight"], torch.eye(width))
+
+
+def test_exit_propagation_changes_what_is_learned(model, tmp_path):
+    weights = []
+    for name, more in (("plain", []), ("half", SHARE), ("again", SHARE)):
+        assert call(*more_flags(model, tmp_path / name, "--max_steps", "2", *more)) == 0
+        weights.append(load_file(tmp_path / name / "model.safetensors"))
+    plain, half, again = weights
+    assert sum(not torch.equal(weight, half[name]) for name, weight in plain.items()) > 20
+    assert all(torch.equal(weight, again[name]) for name, weight in half.items())
 
 
 def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypatch):
@@ -92,6 +103,10 @@ def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypa
         ),
         ([*LAST, "--distill_temperature", "2"], "no effect without --intermediate_loss_fn kd_logits"),
         (["--do_layer_transformation"], "no effect without --intermediate_loss_fn shallowdeep_kd_last or"),
+        (["--exit_propagation", "1.5"], "--exit_propagation 1.5 is outside [0, 1]"),
+        (["--exit_propagation", "nan"], "--exit_propagation nan is outside [0, 1]"),
+        ([*SHARE, "--gradient_checkpointing"], "--exit_propagation keeps all activations"),
+        ([*SHARE, "--do_train", "False", "--do_eval"], "--exit_propagation needs --do_train"),
         (["--shallow_exit_layer", "1"], "--shallow_exit_layer has no effect without --use_shallow_deep True"),
     ],
 )
