@@ -1,0 +1,156 @@
+"""What training left in the exits: agreement with full depth, and what calibration certifies.
+
+    python benchmarks/own_text.py ../shared/checkpoints/e2e-small save/own_text \
+        --data ../shared/data/e2e/validation.json --variants start own gold \
+        --results benchmarks/results/own_text
+
+Called by own_text.sh. "start" is the first model, other variants are folders of the second argument. For
+each: full depth's ROUGE-L; the share of its own text's tokens that each exit, teacher-forced, chooses too;
+for each δ (textual, ε = 0.05, all records) the layers of the certified softmax threshold, with propagated
+states and with exact keys and values (parallel drafts); and the layers that exact drafts from layer 1 read
+for a token. A JSON file a variant, which is not measured again, and a table of all.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, Seq2SeqTrainingArguments
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from early_exit import DecodingSetting, ExitPolicy
+from early_exit.calibration import calibrate
+from models.head_training import agreement_with_full_depth
+from models.loading import load_model
+from models.sources import padded_batch
+from trainers.loss_table import LossTable, PromptDecoder, as_array
+from util.arguments import DataArguments, ModelArguments
+from util.data import load_split, tokenize
+from util.dissimilarity import rouge_l
+from util.files import read_json, write_json, write_text
+from util.metrics import rouge_against, scoring_rules
+from util.results import markdown_table, provenance
+
+DELTAS, EPSILON, SEED = (0.05, 0.1), 0.05, 0
+THRESHOLDS = [percent / 100 for percent in (98, 95, *range(90, 25, -5))]
+WAYS = {"propagated": {}, "exact keys/values": {"verify": "parallel", "max_draft": 64}}
+
+
+def agreement(model, sources: list[list[int]], texts: list[list[int]]) -> list[float]:
+    """Of each exit below full depth: the share of tokens for which it chooses as full depth does."""
+    agrees = torch.zeros(model.num_exits - 1)
+    tokens = 0
+    for first in range(0, len(sources), 32):
+        inputs, mask = padded_batch([torch.tensor(each) for each in sources[first : first + 32]])
+        labels, kept = padded_batch([torch.tensor(each) for each in texts[first : first + 32]])
+        seen = agreement_with_full_depth(model, inputs, mask, labels.masked_fill(kept == 0, -100))
+        agrees += seen.agrees[:, seen.kept].sum(1)
+        tokens += int(seen.kept.sum())
+    return (agrees / tokens).tolist()
+
+
+def certified(table: LossTable, way: dict[str, Any], num_layers: int, prompts: int) -> dict[str, dict]:
+    """δ → the certified threshold with its mean loss and layers; full depth where there is none."""
+    columns = []
+    for threshold in THRESHOLDS:
+        policy = ExitPolicy(measure="softmax", threshold=threshold, **way)
+        columns.append(table.column(DecodingSetting(policy)))
+        if sum(columns[-1].losses) / prompts > max(DELTAS):
+            break
+    columns += [None] * (len(THRESHOLDS) - len(columns))
+    result = {}
+    for delta in DELTAS:
+        found = calibrate(as_array(columns, prompts), THRESHOLDS, delta, EPSILON)
+        layers = sum(columns[found.index].layers) / prompts if found.certified else num_layers
+        loss = found.mean_loss if found.certified else 0.0
+        result[f"{delta:g}"] = {"threshold": found.threshold, "layers": layers, "mean_loss": loss}
+    return result
+
+
+def measure(
+    folder: str, examples, reference: list[list[int]] | None
+) -> tuple[dict[str, Any], list[list[int]]]:
+    """The figures of a checkpoint, and full depth's texts. reference: those of the start."""
+    model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    data = DataArguments(source_prefix="summarize: ", max_source_length=128)
+    tokens = tokenize(examples, tokenizer, data, 64)
+    training = Seq2SeqTrainingArguments(
+        "unused", use_cpu=True, per_device_eval_batch_size=32, generation_max_length=64, report_to="none"
+    )
+    decoder = PromptDecoder(SimpleNamespace(model=model, args=training), tokens)
+
+    def text(own: list[int]) -> str:
+        return tokenizer.decode(own, skip_special_tokens=True)
+
+    def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
+        return 1 - rouge_l(text(early), text(full)), 0.0
+
+    table = LossTable(decoder, score)
+    full = [each.tokens for each in table.full]
+    rouge = rouge_against(examples["summary"], tokenizer)
+    drafts = decoder.decode(range(len(full)), ExitPolicy(static_layer=1, verify="exact"), "float32")
+    figures = {
+        "full_depth_rougeL": rouge(full)["rougeL"],
+        "agreement": agreement(model, tokens["input_ids"], full),
+        "certified": {name: certified(table, way, model.num_exits, len(full)) for name, way in WAYS.items()},
+        "exact_drafts_layers_read": sum(each.layers for each in drafts) / len(drafts),
+        "prompts": len(full),
+    }
+    if reference is not None:
+        pairs = zip(full, reference, strict=True)
+        far = [1 - rouge_l(text(own), text(other)) for own, other in pairs]
+        figures["full_depth_loss_to_start"] = sum(far) / len(far)
+    return figures, full
+
+
+def table_of(rows: dict[str, dict[str, Any]]) -> str:
+    """A row a variant."""
+    header = ["variant", "ROUGE-L"]
+    any_row = next(iter(rows.values()))
+    header += [f"agree {layer}" for layer in range(1, 1 + len(any_row["agreement"]))]
+    header += [f"{way}, δ={delta}" for way, found in any_row["certified"].items() for delta in found]
+    cells = [header, *([name, *_cells(row)] for name, row in rows.items())]
+    return markdown_table(cells)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    found = [each for way in row["certified"].values() for each in way.values()]
+    return [
+        f"{row['full_depth_rougeL']:.1f}",
+        *(f"{share:.3f}" for share in row["agreement"]),
+        *(f"{each['layers']:.2f}" for each in found),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("start")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--variants", nargs="+", required=True)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--samples", type=int)
+    options = parser.parse_args()
+    examples = load_split(
+        "validation", DataArguments(validation_file=options.data), ModelArguments(), options.samples
+    )
+    reference, rows = None, {}
+    for variant in options.variants:
+        path = options.results / f"{variant}.json"
+        if not path.exists():
+            folder = options.start if variant == "start" else str(options.folder / variant)
+            figures, full = measure(folder, examples, reference)
+            reference = full if variant == "start" else reference
+            trained = read_json(Path(folder) / "train_results.json")
+            source = provenance(SEED, "cpu") | scoring_rules()
+            write_json(path, {"variant": variant, **figures, **source, "training": trained})
+        rows[variant] = read_json(path)
+        write_text(options.results / "table.md", table_of(rows) + "\n")
+    print(table_of(rows))
+
+
+if __name__ == "__main__":
+    main()
