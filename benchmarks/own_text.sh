@@ -32,4 +32,4 @@ for variant in $VARIANTS; do
   train "$variant"
 done
 [ -n "${TRAIN_ONLY:-}" ] || "$PYTHON" benchmarks/own_text.py "$START" "$FOLDER" \
-  --data "$E2E_DATA/validation.json" --variants start $VARIANTS --results "$RESULTS"
+  --data "$E2E_DATA/validation.json" --samples "${SAMPLES:-315}" --variants start $VARIANTS --results "$RESULTS"

@@ -1,6 +1,9 @@
 """Training on what the model itself writes."""
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from models.loading import load_model
-from tests.cli.conftest import call, train_flags
+from tests.cli.conftest import ROOT, call, train_flags
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_training import more_flags
 from trainers import own_texts
@@ -149,3 +152,17 @@ def test_bad_flags(capsys, model, tmp_path, more, message):
 
 def test_a_model_without_training_writes_nothing(capsys, tmp_path):
     fails_with(capsys, train_flags(tmp_path / "o", *OWN), "needs a trained model to write the texts")
+
+
+def test_the_script_ends_with_own_texts(tmp_path):
+    rows = [{"document": f"a fire in the {place}", "summary": f"{place} burns"} for place in "abcdefgh"]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "MODEL_SHAPE": "tiny", "TRAIN_FILE": tmp_path / "t.jsonl", "TOKENIZER_VOCAB_SIZE": 400, "MAX_STEPS": 2, "OUTPUT_DIR": tmp_path / "o",
+        "OWN_TEXT_STEPS": 2, "DOCUMENTS": 6, "MAX_TARGET_LENGTH": 12, "PYTHON": sys.executable,
+    }  # fmt: skip
+    environment = os.environ | {name: str(value) for name, value in settings.items()}
+    command = ["bash", "scripts/train.sh", "--use_cpu", "--disable_tqdm", "True"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert result(tmp_path / "o")["own_texts"] == 6
+    assert "own_texts" not in result(tmp_path / "o-before")
