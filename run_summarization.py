@@ -294,7 +294,8 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
         trainer = partial(
             JointTrainer,
             objective=exit_args.objective,
-            perturbation=Perturbation(exit_args.exit_propagation),
+            perturbation=Perturbation(exit_args.exit_propagation, exit_args.layer_dropout),
+            curriculum=exit_args.curriculum,
         )
     return trainer(
         model=model,

@@ -1,6 +1,7 @@
 """Training flags that are out of range or contradict each other."""
 
 from early_exit import OBJECTIVES
+from early_exit.training.curricula import CURRICULA
 from util.arguments import ExitArguments, ModelArguments
 from util.errors import UsageError
 
@@ -9,19 +10,31 @@ def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> N
     """Raises UsageError for what training cannot be asked for. training: `Seq2SeqTrainingArguments`."""
     _check_objective(exits)
     _check_perturbation(exits, training)
+    _check_curriculum(exits, training)
     _check_own_text(exits, model, training)
 
 
 def _check_perturbation(exits: ExitArguments, training) -> None:
-    share = exits.exit_propagation
-    if not 0 <= share <= 1:
-        raise UsageError(f"--exit_propagation {share} is outside [0, 1]")
-    if not share:
+    for flag in ("exit_propagation", "layer_dropout"):
+        share = getattr(exits, flag)
+        if not 0 <= share <= 1:
+            raise UsageError(f"--{flag} {share} is outside [0, 1]")
+        if share and not (exits.output_hidden_states_decoder and training.do_train):
+            raise UsageError(f"--{flag} needs --do_train and --output_hidden_states_decoder True")
+        if share and (training.gradient_checkpointing or training.activation_checkpointing):
+            raise UsageError(f"--{flag} keeps all activations: leave out --gradient_checkpointing")
+
+
+def _check_curriculum(exits: ExitArguments, training) -> None:
+    name, known = exits.exit_loss_curriculum, ("none", *CURRICULA)
+    if name not in known:
+        raise UsageError(f"unknown --exit_loss_curriculum {name!r}; known: {', '.join(known)}")
+    if exits.curriculum is None:
         return
     if not (exits.output_hidden_states_decoder and training.do_train):
-        raise UsageError("--exit_propagation needs --do_train and --output_hidden_states_decoder True")
-    if training.gradient_checkpointing or training.activation_checkpointing:
-        raise UsageError("--exit_propagation keeps all activations: leave out --gradient_checkpointing")
+        raise UsageError("--exit_loss_curriculum needs --do_train and --output_hidden_states_decoder True")
+    if exits.objective.is_shallow_deep:
+        raise UsageError(f"--exit_loss_curriculum has no exits to choose from in {exits.objective.name}")
 
 
 def _check_objective(exits: ExitArguments) -> None:
@@ -35,6 +48,7 @@ def _check_objective(exits: ExitArguments) -> None:
         "distill_layer_alpha": ["kd_logits", *hidden_states],
         "distill_temperature": ["kd_logits"],
         "do_layer_transformation": hidden_states,
+        "exit_loss_scale": ["layerskip_ce"],
     }
     for flag, objectives in needs.items():
         if getattr(exits, flag) not in (None, False) and name not in objectives:
@@ -44,7 +58,8 @@ def _check_objective(exits: ExitArguments) -> None:
     try:
         _ = exits.objective
     except ValueError as error:
-        flags = "--intermediate_loss_fn, --shallow_exit_layer, --distill_layer_alpha, --distill_temperature"
+        flags = "--intermediate_loss_fn, --shallow_exit_layer, --distill_layer_alpha, --distill_temperature, "
+        flags += "--exit_loss_scale"
         raise UsageError(f"{error} ({flags})") from error
 
 

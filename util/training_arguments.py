@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from early_exit import OBJECTIVES, Objective
+from early_exit.training.curricula import CURRICULA
 from util.flag import argument
 
 _OBJECTIVES = [name for name in OBJECTIVES if name != "last_ce"]
@@ -33,6 +34,19 @@ class ObjectiveArguments:
         "Share of tokens in training that hand the state of an exit, drawn at random, to the keys and values "
         "of deeper layers, as in decoding; in [0, 1].",
     )
+    layer_dropout: float = argument(
+        0.0,
+        "Share of rows in training that the last decoder layer is left out for, rising from 0 at the first "
+        "(LayerSkip); in [0, 1].",
+    )
+    exit_loss_curriculum: str = argument(
+        "none",
+        f"Exits whose losses count at a step, beside full depth: all (none), {' or '.join(CURRICULA)} "
+        "(LayerSkip).",
+    )
+    exit_loss_scale: float | None = argument(
+        None, "With layerskip_ce: how much exits weigh beside full depth; default 1."
+    )
     train_on_own_text: bool = argument(
         False, "Train on the texts that the model itself, at full depth, writes for the training documents."
     )
@@ -47,11 +61,17 @@ class ObjectiveArguments:
     )
 
     @property
+    def curriculum(self) -> str | None:
+        """A name of `CURRICULA`, None for all exits at every step."""
+        return None if self.exit_loss_curriculum == "none" else self.exit_loss_curriculum
+
+    @property
     def objective(self) -> Objective:
         """What is trained on. Raises ValueError for values outside their ranges."""
         if not self.output_hidden_states_decoder:
             return Objective("last_ce")
         settings = {"alpha": self.distill_layer_alpha, "temperature": self.distill_temperature}
+        settings["scale"] = self.exit_loss_scale
         settings = {name: value for name, value in settings.items() if value is not None}
         name = self.intermediate_loss_fn or "weighted_ce"
         return Objective(name, shallow_layer=self.shallow_exit_layer, **settings)

@@ -13,6 +13,7 @@ from trainers.joint import JointTrainer
 
 ALL = [
     "ce",
+    "layerskip_ce",
     "kd_logits",
     "shallowdeep_ce",
     "shallowdeep_kd_last",
@@ -28,6 +29,7 @@ def test_every_objective_trains(model, tmp_path, name):
     more = ["--intermediate_loss_fn", name, "--max_steps", "2", "--logging_steps", "1"]
     more += ["--shallow_exit_layer", "2"] if name.startswith("shallow") else []
     more += ["--distill_layer_alpha", "0.7"] if "kd" in name else []
+    more += ["--exit_loss_scale", "0.2", "--layer_dropout", "0.5"] if name == "layerskip_ce" else []
     more += ["--distill_temperature", "2"] if name == "kd_logits" else []
     assert call(*more_flags(model, tmp_path, *more)) == 0
     assert json.loads((tmp_path / "config.json").read_text())["exit_loss"] == name
@@ -56,6 +58,16 @@ def test_exit_propagation_changes_what_is_learned(model, tmp_path):
     plain, half, again = weights
     assert sum(not torch.equal(weight, half[name]) for name, weight in plain.items()) > 20
     assert all(torch.equal(weight, again[name]) for name, weight in half.items())
+
+
+@pytest.mark.parametrize(("name", "layers"), [("rotational", [1, 2, 1, 2]), ("gradual", [2, 1, 1, 1])])
+def test_a_curriculum_chooses_the_exits_of_each_step(model, tmp_path, name, layers):
+    more = ["--intermediate_loss_fn", "layerskip_ce", "--exit_loss_curriculum", name, "--logging_steps", "1"]
+    assert call(*more_flags(model, tmp_path, *more)) == 0
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    first = [min(int(key.split("_")[1]) for key in entry if key.startswith("exit_")) for entry in history[:4]]
+    assert first == layers
+    assert all("exit_3_loss" in entry for entry in history[:4])
 
 
 def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypatch):
@@ -107,6 +119,17 @@ def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypa
         (["--exit_propagation", "nan"], "--exit_propagation nan is outside [0, 1]"),
         ([*SHARE, "--gradient_checkpointing"], "--exit_propagation keeps all activations"),
         ([*SHARE, "--do_train", "False", "--do_eval"], "--exit_propagation needs --do_train"),
+        (["--layer_dropout", "1.5"], "--layer_dropout 1.5 is outside [0, 1]"),
+        (["--exit_loss_curriculum", "round"], "unknown --exit_loss_curriculum 'round'; known: none, rot"),
+        ([*LAST, "--exit_loss_curriculum", "gradual"], "no exits to choose from in shallowdeep_kd_last"),
+        (
+            ["--exit_loss_scale", "1"],
+            "--exit_loss_scale has no effect without --intermediate_loss_fn",
+        ),
+        (
+            ["--intermediate_loss_fn", "layerskip_ce", "--exit_loss_scale", "-1"],
+            "scale -1.0 is outside",
+        ),
         (["--shallow_exit_layer", "1"], "--shallow_exit_layer has no effect without --use_shallow_deep True"),
     ],
 )

@@ -158,7 +158,8 @@ def test_the_script_ends_with_own_texts(tmp_path):
     rows = [{"document": f"a fire in the {place}", "summary": f"{place} burns"} for place in "abcdefgh"]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
-        "MODEL_SHAPE": "tiny", "TRAIN_FILE": tmp_path / "t.jsonl", "TOKENIZER_VOCAB_SIZE": 400, "MAX_STEPS": 2, "OUTPUT_DIR": tmp_path / "o",
+        "MODEL_SHAPE": "tiny", "TRAIN_FILE": tmp_path / "t.jsonl",
+        "TOKENIZER_VOCAB_SIZE": 400, "MAX_STEPS": 2, "OUTPUT_DIR": tmp_path / "o",
         "OWN_TEXT_STEPS": 2, "DOCUMENTS": 6, "MAX_TARGET_LENGTH": 12, "PYTHON": sys.executable,
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in settings.items()}

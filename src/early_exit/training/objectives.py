@@ -1,16 +1,17 @@
 """What the exits are trained on: one registry of objectives.
 
-References: CALM, Schuster et al. 2022 (section 3.3); FREE, Bae et al. 2023 (section 3.2).
+References: CALM, Schuster et al. 2022 (section 3.3); FREE, Bae et al. 2023 (section 3.2);
+LayerSkip, Elhoushi et al. 2024 (section 4.1.2).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from early_exit.training.exit_losses import joint_cross_entropy
 from early_exit.training.hidden_states import hidden_state_loss
-from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights
+from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights, layerskip_ce
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class Terms:
     full_depth: list[float] | None = None
     matching: str | None = None
 
+    def of_layers(self, layers: Collection[int]) -> "Terms":
+        """Those of some layers alone, from 1, with the same sum of weights."""
+
+        def there(weights: list[float]) -> list[float]:
+            return [weight if layer in layers else 0.0 for layer, weight in enumerate(weights, start=1)]
+
+        labels, full_depth = there(self.labels), there(self.full_depth or [0.0] * len(self.labels))
+        more = (sum(self.labels) + sum(self.full_depth or [])) / (sum(labels) + sum(full_depth))
+        kept = None if self.full_depth is None else [more * weight for weight in full_depth]
+        return Terms([more * weight for weight in labels], kept, self.matching)
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -29,13 +41,17 @@ class Objective:
 
     name: of `OBJECTIVES`. shallow_layer: S, for the objectives of FREE. alpha: weight of distillation: of
     hidden states beside the cross-entropies, at least 0; of predictions in their place, in [0, 1].
-    temperature: τ > 0 that predictions are softened by. Raises ValueError for other values.
+    temperature: τ > 0 that predictions are softened by. scale: of the exits' losses in layerskip_ce, at least
+    0. counted: the layers below full depth whose losses count, all if None; the others weigh nothing and the
+    rest makes up for it. Raises ValueError for other values.
     """
 
     name: str = "weighted_ce"
     shallow_layer: int | None = None
     alpha: float = 0.5
     temperature: float = 1.0
+    scale: float = 1.0
+    counted: tuple[int, ...] | None = None
 
     def __post_init__(self):
         if self.name not in OBJECTIVES:
@@ -45,6 +61,10 @@ class Objective:
             raise ValueError(f"alpha {self.alpha} is outside [0, {high:g}]")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature} is not above 0")
+        if not 0 <= self.scale < float("inf"):
+            raise ValueError(f"scale {self.scale} is outside [0, inf)")
+        if self.is_shallow_deep and self.counted is not None:
+            raise ValueError(f"objective {self.name!r} has one exit: there are none to choose from")
         if self.is_shallow_deep and self.shallow_layer is None:
             raise ValueError(f"objective {self.name!r} needs a shallow layer")
 
@@ -57,11 +77,16 @@ class Objective:
         """For L layers. Raises ValueError where S is outside 1 to L − 1."""
         if self.is_shallow_deep and not 1 <= self.shallow_layer < num_layers:
             raise ValueError(f"shallow layer {self.shallow_layer} is outside 1 to {num_layers - 1}")
-        return OBJECTIVES[self.name](self, num_layers)
+        terms = OBJECTIVES[self.name](self, num_layers)
+        return terms if self.counted is None else terms.of_layers({*self.counted, num_layers})
 
 
 def _labels_alone(objective: Objective, num_layers: int) -> Terms:
     return Terms(layer_weights(objective.name, num_layers))
+
+
+def _layerskip(objective: Objective, num_layers: int) -> Terms:
+    return Terms(layerskip_ce(num_layers, objective.scale))
 
 
 def _kd_logits(objective: Objective, num_layers: int) -> Terms:
@@ -88,6 +113,7 @@ def _with_hidden_states(matching: str) -> Callable[[Objective, int], Terms]:
 
 OBJECTIVES: dict[str, Callable[[Objective, int], Terms]] = {
     **dict.fromkeys(LAYER_WEIGHTINGS, _labels_alone),
+    "layerskip_ce": _layerskip,
     "kd_logits": _kd_logits,
     "shallowdeep_ce": _shallow_deep,
     "shallowdeep_kd_last": _with_hidden_states("last"),

@@ -1,6 +1,7 @@
 """How much each exit's cross-entropy counts.
 
-References: CALM, Schuster et al. 2022 (section 3.3: a weighted average of per-layer losses).
+References: CALM, Schuster et al. 2022 (section 3.3: a weighted average of per-layer losses); LayerSkip,
+Elhoushi et al. 2024 (section 4.1.2, equation 5).
 """
 
 from collections.abc import Callable
@@ -22,9 +23,18 @@ def last_ce(num_layers: int) -> list[float]:
     return [0.0] * (num_layers - 1) + [1.0]
 
 
+def layerskip_ce(num_layers: int, scale: float = 1.0) -> list[float]:
+    """Exit i weighs s·Σ(1..i), full depth L + s·Σ(1..L−1), over their sum: LayerSkip's, with layers counted
+    from 1, so that the first exit learns too. scale: s, at least 0."""
+    weights = [scale * layer * (layer + 1) / 2 for layer in range(1, num_layers)]
+    weights.append(num_layers + scale * num_layers * (num_layers - 1) / 2)
+    return [weight / sum(weights) for weight in weights]
+
+
 LAYER_WEIGHTINGS: dict[str, Callable[[int], list[float]]] = {
     "weighted_ce": weighted_ce,
     "ce": ce,
+    "layerskip_ce": layerskip_ce,
     "last_ce": last_ce,
 }
 

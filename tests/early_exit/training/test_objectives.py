@@ -1,11 +1,14 @@
 """Every objective against a loop over tokens and exits in float64: its value and its gradients."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit.training import exit_losses, hidden_states
+from early_exit.training.curricula import CURRICULA
 from early_exit.training.hidden_states import spread_teachers
 from early_exit.training.objectives import OBJECTIVES, Objective, objective_loss
 
@@ -51,6 +54,10 @@ def naive_loss(objective, inputs, head, labels, scale, transform):
             total += sum(entropy) / layers
         elif name == "last_ce":
             total += entropy[-1]
+        elif name == "layerskip_ce":
+            weights = [objective.scale * sum(range(1, layer + 1)) for layer in range(1, layers)]
+            weights.append(layers + objective.scale * sum(range(1, layers)))
+            total += sum(w * each for w, each in zip(weights, entropy, strict=True)) / sum(weights)
         elif name == "weighted_ce":
             total += sum(weight * each for weight, each in zip(calm, entropy, strict=True))
         elif name == "kd_logits":
@@ -99,7 +106,7 @@ def test_loss_and_gradients_equal_the_naive_ones(
     linear = torch.nn.Linear(3, 3).double()
     transform = linear if transformed else torch.nn.Identity()
     place = 1 + int(shallow * (layers - 2))
-    objective = Objective(name, shallow_layer=place, alpha=alpha, temperature=temperature)
+    objective = Objective(name, shallow_layer=place, alpha=alpha, temperature=temperature, scale=1 + alpha)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exit_losses, "_CHUNK_ELEMENTS", chunk)
         loss, _ = objective_loss(objective, inputs, head, labels, 0.4, transform if transformed else None)
@@ -178,6 +185,34 @@ def test_dynamic_matches_do_not_cross(layers, shallow, seed):
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Objective(**settings)
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if not name.startswith("shallowdeep")])
+@given(layers=st.integers(1, 9), data=st.data())
+def test_layers_that_count_share_the_weight_of_all(name, layers, data):
+    counted = data.draw(st.sets(st.integers(1, max(1, layers - 1))).map(sorted).map(tuple))
+    every, some = (Objective(name, counted=which).terms(layers) for which in (None, counted))
+    whole, part = (
+        [sum(pair) for pair in zip(terms.labels, terms.full_depth or [0] * layers, strict=True)]
+        for terms in (every, some)
+    )
+    assert sum(part) == pytest.approx(sum(whole))
+    assert {layer for layer, weight in enumerate(part, start=1) if weight} <= {*counted, layers}
+    ratios = {round(own / all, 9) for own, all in zip(part, whole, strict=True) if own}
+    assert len(ratios) <= 1
+
+
+@pytest.mark.parametrize("steps", [1, 10, 60, 1000])
+@pytest.mark.parametrize("layers", [1, 2, 6, 24])
+def test_curricula(steps, layers):
+    turns = [CURRICULA["rotational"](step, steps, layers) for step in range(3 * (layers - 1))]
+    assert turns == [(layer,) for layer in range(1, layers)] * 3
+    opened = [CURRICULA["gradual"](step, steps, layers) for step in range(steps + 1)]
+    assert all(set(one) <= set(other) for one, other in pairwise(opened))
+    assert all(max(each, default=0) == layers - 1 for each in opened)
+    assert opened[-(-steps // 2)] == tuple(range(1, layers))
+    if layers == 6 and steps == 60:  # one more every five steps
+        assert [len(each) for each in opened[:26:5]] == [1, 2, 3, 4, 5, 5]
 
 
 @pytest.mark.parametrize("shallow", [0, 4, -1])
