@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
+from models.lora import add_lora, merge_lora
 from models.perturbed_decoder import Perturbation
 from run_calibration import (
     LOSS_TABLE_FILE,
@@ -93,7 +94,6 @@ def run(*arguments) -> None:
     may_grow = training.do_train and not exit_args.train_meta_cm_head
     fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
-    prepare_objective(model, exit_args)
     check_exit_heads(model, exit_args)
     effective = settle_generation(model, data_args, training)
     check_generation(effective, model_args, exit_args, calibration, training)
@@ -101,14 +101,16 @@ def run(*arguments) -> None:
         plan = calibration_plan(exit_args, calibration, training.seed)
         plan.check_model(model)
     check_best_metric(training, {*ROUGE_TYPES, *GENERATION_METRICS})
+    if exit_args.train_on_own_text:
+        own_texts = open_own_texts(model, tokenizer, data_args, exit_args, training)
+    prepare_objective(model, exit_args)
     folder, resume = Path(training.output_dir), resumption(training)
     if isinstance(resume, Path):
         heads, rate = exit_args.train_meta_cm_head, training.learning_rate
         trained = model.exit_heads if heads else model
         rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
-        check_checkpoint(resume, model, len(list(trained.parameters())), rates, training)
-    if exit_args.train_on_own_text:
-        own_texts = open_own_texts(model, tokenizer, data_args, exit_args, training)
+        weights = sum(parameter.requires_grad for parameter in trained.parameters())
+        check_checkpoint(resume, model, weights, rates, training)
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = prepare_folder(folder, resume, effective, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
@@ -253,6 +255,11 @@ def prepare_objective(model, exit_args: ExitArguments) -> None:
         exit_args.objective.terms(model.num_exits)
     except ValueError as error:
         raise UsageError(f"--intermediate_loss_fn {exit_args.intermediate_loss_fn}: {error}") from error
+    if exit_args.lora is not None:
+        try:
+            add_lora(model, exit_args.lora)
+        except ValueError as error:
+            raise UsageError(f"--lora_target_modules: {error}") from error
     if exit_args.do_layer_transformation:
         model.add_exit_transformation()
 
@@ -336,6 +343,7 @@ def train(
         logger.warning(f"resuming from {checkpoint}")
     try:
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        merge_lora(trainer.model)
         trainer.model.drop_exit_transformation()
         if trainer.is_world_process_zero():
             with whole_folder_contents(trainer.args.output_dir) as scratch:

@@ -71,7 +71,7 @@ def _modules(model) -> Iterator[tuple[str, nn.Module]]:
     """All modules that decoding reads; not those inside of an adapted layer, which count as one."""
     inside: list[str] = []
     for name, module in model.named_modules():
-        if name.startswith("exit_heads") or any(name.startswith(prefix) for prefix in inside):
+        if name.startswith(("exit_heads", "exit_transformation", *inside)):
             continue
         if _is_adapted(module) or _is_saved_copy(module):
             inside.append(name + ".")

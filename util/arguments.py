@@ -162,6 +162,7 @@ class ExitArguments(ObjectiveArguments):
 
     def __post_init__(self):
         make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold", "max_draft")
+        make_lists(self, "lora_target_modules")
         for name in ("static_exit_layer", "top_propagation"):
             values = getattr(self, name)
             setattr(self, name, None if values is None else [str(value) for value in values])

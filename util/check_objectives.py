@@ -11,7 +11,25 @@ def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> N
     _check_objective(exits)
     _check_perturbation(exits, training)
     _check_curriculum(exits, training)
+    _check_lora(exits, model, training)
     _check_own_text(exits, model, training)
+
+
+def _check_lora(exits: ExitArguments, model: ModelArguments, training) -> None:
+    names = ("lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules")
+    given = [name for name in names if getattr(exits, name) is not None]
+    if not exits.use_lora:
+        if given:
+            raise UsageError(f"--{given[0]} has no effect without --use_lora True")
+        return
+    if not training.do_train or exits.train_meta_cm_head:
+        raise UsageError("--use_lora needs --do_train, and trains the model rather than exit heads")
+    if model.model_shape is not None:
+        raise UsageError("--use_lora adapts a trained model: give --model_name_or_path")
+    try:
+        _ = exits.lora
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_perturbation(exits: ExitArguments, training) -> None:

@@ -1,9 +1,10 @@
 """Flags of training: which loss, at which exits, on which texts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from early_exit import OBJECTIVES, Objective
 from early_exit.training.curricula import CURRICULA
+from models.lora import LoraSettings
 from util.flag import argument
 
 _OBJECTIVES = [name for name in OBJECTIVES if name != "last_ce"]
@@ -47,6 +48,16 @@ class ObjectiveArguments:
     exit_loss_scale: float | None = argument(
         None, "With layerskip_ce: how much exits weigh beside full depth; default 1."
     )
+    use_lora: bool = argument(
+        False, "Train low-rank updates of a checkpoint's linear layers alone (LoRA), merged on saving."
+    )
+    lora_rank: int | None = argument(None, "LoRA's rank; default 8.")
+    lora_alpha: float | None = argument(None, "LoRA's updates count alpha / rank; default 8.")
+    lora_dropout: float | None = argument(None, "Dropout of LoRA's inputs, in [0, 1); default 0.1.")
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Linear layers that get updates, of q, k, v, o, wi, wo …; default q v."},
+    )
     train_on_own_text: bool = argument(
         False, "Train on the texts that the model itself, at full depth, writes for the training documents."
     )
@@ -59,6 +70,20 @@ class ObjectiveArguments:
     unlabelled_file: str | None = argument(
         None, "Further documents to write texts for: .json, .jsonl or .csv. They need no summaries."
     )
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """None without --use_lora. Raises ValueError for values out of range."""
+        if not self.use_lora:
+            return None
+        targets = self.lora_target_modules
+        given = {
+            "rank": self.lora_rank,
+            "alpha": self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "targets": None if targets is None else tuple(",".join(targets).split(",")),
+        }
+        return LoraSettings(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def curriculum(self) -> str | None:

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import call
 from tests.cli.test_bad_input import fails_with
-from tests.cli.test_training import more_flags
+from tests.cli.test_training import EVALUATES, more_flags
 from trainers.joint import JointTrainer
 
 ALL = [
@@ -40,8 +40,8 @@ def test_every_objective_trains(model, tmp_path, name):
 
 
 def test_the_transformation_is_trained_and_not_kept(model, tmp_path):
-    flags = [*LAST, "--do_layer_transformation", "True", "--save_steps", "2"]
-    assert call(*more_flags(model, tmp_path / "o", *flags)) == 0
+    flags = [*LAST, "--do_layer_transformation", "True", "--save_steps", "2", *EVALUATES]
+    assert call(*more_flags(model, tmp_path / "o", *flags, "--deploy_scenario", "True")) == 0
     saved = load_file(tmp_path / "o" / "model.safetensors")
     assert set(saved) == set(load_file(model / "model.safetensors"))
     assert "exit_transformation" not in json.loads((tmp_path / "o" / "config.json").read_text())
@@ -94,7 +94,7 @@ def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypa
     [
         (
             ["--intermediate_loss_fn", "kd"],
-            "unknown --intermediate_loss_fn 'kd'; known: weighted_ce, ce, kd_l",
+            "unknown --intermediate_loss_fn 'kd'; known: weighted_ce, ce, layer",
         ),
         (["--intermediate_loss_fn", "last_ce"], "unknown --intermediate_loss_fn 'last_ce'"),
         (["--intermediate_loss_fn", "shallowdeep_ce"], "needs a shallow layer (--intermediate_loss_fn, --sh"),
