@@ -63,18 +63,27 @@ class _CompiledEncoder(nn.Module):
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
         asked = any(kwargs.get(name) for name in ("output_attentions", "output_hidden_states"))
         tokens = kwargs.get("input_ids") if embeds is None else embeds[..., 0]
-        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask != 0  # [sources, length]
+        real = np.ones(tokens.shape, bool) if mask is None else mask.numpy() != 0  # [sources, length]
         if asked or not _in_a_row(real):
             return self._plain(**kwargs)
-        states = self._embedding[kwargs["input_ids"][real]] if embeds is None else embeds[real]
-        encoded = self._native(states, real.sum(-1).numpy())
+        given = kwargs["input_ids"] if embeds is None else embeds
+        if real.all():  # as most calls are; without the indexing
+            states = self._states(given.flatten(0, 1), embeds)
+            encoded = self._native(states, real.sum(-1)).unflatten(0, real.shape)
+            return BaseModelOutput(last_hidden_state=encoded)
+        places = torch.from_numpy(real)
+        encoded = self._native(self._states(given[places], embeds), real.sum(-1))
         padded = encoded.new_zeros(*real.shape, encoded.shape[-1])
-        padded[real] = encoded
+        padded[places] = encoded
         return BaseModelOutput(last_hidden_state=padded)
 
+    def _states(self, given: Tensor, embeds: Tensor | None) -> Tensor:
+        """[tokens, d_model], embedded."""
+        return self._embedding[given] if embeds is None else given
 
-def _in_a_row(real: Tensor) -> bool:
+
+def _in_a_row(real: np.ndarray) -> bool:
     """Whether each source has real tokens, one after the other: positions then differ as they do without
     padding."""
-    starts = np.diff(real.numpy().astype(np.int8), axis=1, prepend=0) == 1
+    starts = np.diff(real.astype(np.int8), axis=1, prepend=0) == 1
     return bool((starts.sum(axis=1) == 1).all())

@@ -21,7 +21,7 @@ from early_exit.policy import ExitPolicy
 from models.adapter import decoder_tensors
 from models.encoder import engine_encoder
 from models.exit_heads import packed_head
-from models.readable import adapters_in_use, check_readable, weight_of
+from models.readable import Modules, adapters_in_use, check_readable, weight_of
 
 _SAMPLES = 8  # numbers of each parameter that are looked at
 
@@ -44,10 +44,11 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     Raises ValueError for an exit head that the model lacks, or has from another model, and for modules that
     do not compute what their weights say.
     """
-    check_readable(model)
+    modules = list(model.named_modules())
+    check_readable(model, modules)
     held = _of_model(model)
     with held.lock:
-        held.renew(model)
+        held.renew(modules)
         kernels = held.part(("kernels", precision), lambda: kernels_for(decoder_tensors(model), precision))
         encoder = held.part(("encoder", precision), lambda: engine_encoder(model, precision))
         heads = {}
@@ -61,7 +62,7 @@ def kept_for(model, name: str, make: Callable[[], Any]) -> Any:
     """What `make()` gives, kept under a name until the model's weights change."""
     held = _of_model(model)
     with held.lock:
-        held.renew(model)
+        held.renew(list(model.named_modules()))
         return held.part(name, make)
 
 
@@ -102,11 +103,11 @@ class _Held:
         self._parts, self._state = {}, None
 
     @torch.no_grad()
-    def renew(self, model) -> None:
-        """Drops everything where the weights are not what they were."""
-        tensors = [*model.parameters(), *model.buffers()]
+    def renew(self, modules: Modules) -> None:
+        """Drops everything where a model's weights are not what they were."""
+        tensors = _tensors_of(modules)
         state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
-        state.append(adapters_in_use(model))
+        state.append(adapters_in_use(modules))
         if state != self._state:
             self._parts, self._state = {}, state
             self._views = [_sample(tensor) for tensor in tensors]
@@ -143,6 +144,16 @@ _making = threading.Lock()
 def _of_model(model) -> _Held:
     with _making:
         return _held.setdefault(model, _Held())
+
+
+def _tensors_of(modules: Modules) -> list[Tensor]:
+    """Parameters and buffers, each once."""
+    tensors = {}
+    for _, module in modules:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                tensors[id(tensor)] = tensor
+    return list(tensors.values())
 
 
 def _sample(tensor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from early_exit.decoding.results import Drafting
 from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
 from early_exit.policy import ExitPolicy
-from models.engines import engine_for, precision_of
+from models.engines import ModelEngine, engine_for, precision_of
 from models.options import why_not_served
 from models.reference_decoder import ReferenceDecoder
 
@@ -62,15 +62,15 @@ def early_exit_generate(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     exit_policy: ExitPolicy | None = None,
-    engine_precision: str | None = None,
+    engine: ModelEngine | None = None,
     streamer=None,
     tokenizer=None,
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
     """Decodes a batch with the fast engine.
 
-    input_ids: [rows, n] decoder prefix; engine_precision: see `EarlyExitMixin.generate`; the other
-    arguments are as `generate` prepares them.
+    input_ids: [rows, n] decoder prefix; engine: the model's for the policy, by default in the type that the
+    model is in; the other arguments are as `generate` prepares them.
     Confidence is measured on the model's own logits; processors act on the choice of the token.
     streamer: gets the tokens of every step, as transformers' loop gives them; tokenizer: for `generate`
     itself, which makes stop strings' criteria with it.
@@ -85,7 +85,7 @@ def early_exit_generate(
     if choose is None:
         choose = Choice(input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
     _refuse_for_drafts(policy, generation_config, streamer, rows)
-    held = engine_for(model, policy, precision_of(model, engine_precision))
+    engine = engine or engine_for(model, policy, precision_of(model, None))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
     prompts = [
         Prompt(states, prefix)
@@ -93,7 +93,7 @@ def early_exit_generate(
     ]
     with torch.autocast(source.device.type, enabled=False):
         in_step = not isinstance(choose, GreedyChoice)
-        decoded = held.engine.decode_batch(prompts, policy, choose, max_new_tokens, in_step)
+        decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens, in_step)
     new = decoded.tokens.masked_fill(decoded.exit_layers == 0, _padding(generation_config))
     sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:
@@ -268,12 +268,18 @@ def reference_generate(
 
 def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
     """The encoder's output [rows, length, d_model] as a tensor [own length, d_model] a row. Cross-attention
-    has no positions, so that padding anywhere can be left out. A row that is all padding stays whole:
-    transformers then masks nothing either."""
+    has no positions, so that padding anywhere can be left out.
+
+    Of a row that is all padding the mean stays, [1, d_model]: transformers adds the same huge negative number
+    to all of its scores, which leaves equal weights, and values are linear in the states.
+    """
     source = source.float()
     if mask is None or bool((mask != 0).all()):
         return list(source)
-    return [states[kept] if kept.any() else states for states, kept in zip(source, mask != 0, strict=True)]
+    return [
+        states[kept] if kept.any() else states.mean(0, keepdim=True)
+        for states, kept in zip(source, mask != 0, strict=True)
+    ]
 
 
 def refuse_unserved(config: GenerationConfig, options: dict) -> None:

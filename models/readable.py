@@ -7,22 +7,24 @@ stands in a module's place, hooks and patched methods included, is refused by na
 import copy
 import sys
 from collections.abc import Iterator
+from functools import cache
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+
+Modules = list[tuple[str, nn.Module]]  # with their names in the model
 
 _OWN_PACKAGES = ("torch.nn.modules.", "transformers.", "models.", "early_exit.")
 
 
-def check_readable(model) -> None:
+def check_readable(model, modules: Modules) -> None:
     """Raises ValueError naming the first module of a model of `models.t5` that computes something else than
-    its weights say."""
+    its weights say. modules: `list(model.named_modules())`, which takes its time."""
     if "prepare_inputs_for_generation" in vars(model):  # PEFT's prompt learning patches it
         raise ValueError(
             "exits cannot decode with prompt or prefix tuning, which changes the inputs of generate; "
             "pass exit_policy=None"
         )
-    for name, module in _modules(model):
+    for name, module in _read_ones(modules):
         reason = _unreadable(module)
         if reason is not None:
             raise ValueError(
@@ -56,21 +58,21 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module.get_base_layer() if _is_adapted(module) else module, nn.Linear)
 
 
-def adapters_in_use(model) -> list:
+def adapters_in_use(modules: Modules) -> list:
     """Which adapters of which modules count: changes without any change of a parameter."""
     if "peft" not in sys.modules:
         return []
     return [
         (name, tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
-        for name, module in model.named_modules()
+        for name, module in modules
         if _is_adapted(module)
     ]
 
 
-def _modules(model) -> Iterator[tuple[str, nn.Module]]:
-    """All modules that decoding reads; not those inside of an adapted layer, which count as one."""
+def _read_ones(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that decoding reads; not those inside of an adapted layer, which count as one."""
     inside: list[str] = []
-    for name, module in model.named_modules():
+    for name, module in modules:
         if name.startswith(("exit_heads", "exit_transformation", *inside)):
             continue
         if _is_adapted(module) or _is_saved_copy(module):
@@ -79,16 +81,15 @@ def _modules(model) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _unreadable(module: nn.Module) -> str | None:
-    """Why a module does not compute what its weights say; None where it does."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    # transformers leaves hooks of its own that note outputs and change nothing.
-    if any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks):
+    """Why a module does not compute what its weights say; None where it does. Each call of `generate` asks
+    that of each module, so it looks where torch keeps things."""
+    if (module._forward_hooks or module._forward_pre_hooks) and _has_foreign_hooks(module):
         return "it has forward hooks"
     if "forward" in vars(module):
         return "its forward is replaced, as offloading does"
-    if parametrize.is_parametrized(module):
+    if "parametrizations" in module._modules:
         return "its weight is parametrized"
-    if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+    if any(parameter is not None and parameter.is_meta for parameter in module._parameters.values()):
         return "its weights are not loaded: they are on the meta device"
     if _is_saved_copy(module):
         return None if isinstance(_unwrapped(module), nn.Linear | nn.Embedding) else "PEFT saves a copy of it"
@@ -97,12 +98,22 @@ def _unreadable(module: nn.Module) -> str | None:
         if not isinstance(base, nn.Linear | nn.Embedding) or getattr(base, "bias", None) is not None:
             return f"an adapter of type {type(module).__name__} around {type(base).__name__}"
         return _unmergeable(module)
-    package = type(module).__module__ + "."
-    if not package.startswith(_OWN_PACKAGES):
+    if not _is_known(type(module)):
         return f"it is a {type(module).__module__}.{type(module).__name__}"
     if isinstance(module, nn.Linear) and module.bias is not None:
         return "it has a bias, which T5 has not"
     return None
+
+
+def _has_foreign_hooks(module: nn.Module) -> bool:
+    """transformers leaves hooks of its own that note outputs and change nothing."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(not getattr(hook, "__module__", "").startswith("transformers.") for hook in hooks)
+
+
+@cache
+def _is_known(module_class: type) -> bool:
+    return f"{module_class.__module__}.".startswith(_OWN_PACKAGES)
 
 
 def _unmergeable(module: nn.Module) -> str | None:

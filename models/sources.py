@@ -37,8 +37,8 @@ class Source:
     def of(cls, tokens: Tensor, mask: Tensor | None = None) -> "Source":
         """A row [length] of a batch, without the padding at its end.
 
-        Of a row that is all padding one token stays: transformers lets such a row see all of its padding,
-        whose states are all the same.
+        Of a row that is all padding one token stays: transformers lets such a row see all of its padding
+        alike, whose states are all the same (but for LongT5, where they depend on how much padding there is).
         """
         mask = torch.ones_like(tokens) if mask is None else mask
         if not mask.any():

@@ -174,8 +174,7 @@ class EarlyExitMixin:
         engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
         None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
         """
-        names = list(inspect.signature(GenerationMixin.generate).parameters)[1:]  # without self
-        kwargs.update(zip(names, args, strict=False))
+        kwargs.update(zip(_GENERATE_ARGUMENTS, args, strict=False))
         if exit_policy == CALIBRATED:
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
         if exit_policy is None:
@@ -190,13 +189,12 @@ class EarlyExitMixin:
             if engine_precision is not None:
                 raise ValueError("engine_precision is the engine's, not another loop's")
             return super().generate(custom_generate=loop, exit_policy=exit_policy, **kwargs)
-        precision = precision_of(self, engine_precision)
-        token = _engine_encoder.set((self, engine_for(self, exit_policy, precision).encoder))
-        options = {"exit_policy": exit_policy, "engine_precision": precision}
+        engine = engine_for(self, exit_policy, precision_of(self, engine_precision))
+        token = _generating.set((self, engine.encoder))
         try:
-            return super().generate(custom_generate=loop, **options, **kwargs)
+            return super().generate(custom_generate=loop, exit_policy=exit_policy, engine=engine, **kwargs)
         finally:
-            _engine_encoder.reset(token)
+            _generating.reset(token)
 
     def _with_deep_cache(self, kwargs: dict) -> dict:
         """transformers sizes its default cache by the encoder's layers and fails on a deeper decoder."""
@@ -224,8 +222,20 @@ class EarlyExitMixin:
 
     def get_encoder(self, modality: str | None = None):
         """transformers' encoder; while the engine generates in this thread, the same in its precision."""
-        model, encoder = _engine_encoder.get()
+        model, encoder = _generating.get()
         return encoder if model is self else super().get_encoder(modality)
+
+    def _prepare_cache_for_generation(self, *args, **kwargs) -> bool:
+        """None while the engine generates, which has its own."""
+        return (
+            False if _generating.get()[0] is self else super()._prepare_cache_for_generation(*args, **kwargs)
+        )
+
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """No: of custom code transformers' loader leaves out modules without weights of their own, and with
+        them how T5 draws weights that a checkpoint lacks."""
+        return False
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, *args, **kwargs) -> None:
         """transformers' own, but the configuration names transformers' class: the checkpoint is one of it."""
@@ -236,9 +246,11 @@ class EarlyExitMixin:
             self.config.save_pretrained(save_directory)
 
 
+_GENERATE_ARGUMENTS = list(inspect.signature(GenerationMixin.generate).parameters)[1:]  # without self
+
 # Of the model that generates in this thread, with its encoder in the engine's precision: `generate` asks for
 # the encoder by a method without arguments.
-_engine_encoder: ContextVar[tuple] = ContextVar("engine_encoder", default=(None, None))
+_generating: ContextVar[tuple] = ContextVar("generating", default=(None, None))
 
 
 def _refuse(inputs: dict, *names: str) -> None:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes the environment and passes the tests. Extra arguments go to pytest: bash scripts/test.sh -k policy
+# Makes the environment and passes the tests, in a process a core, up to eight, of one thread each; tests that are
+# about threads ask for theirs. Extra arguments go to pytest: bash scripts/test.sh -k policy
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest "$@"
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 "$@"

@@ -25,3 +25,12 @@ settings.load_profile("project")
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def two_threads():
+    """For the compiled kernels, which share work among as many as torch has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

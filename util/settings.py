@@ -22,17 +22,28 @@ _TRAINING = (
     "fp16 bf16_full_eval fp16_full_eval use_cpu predict_with_generate generation_max_length "
     "generation_num_beams"
 ).split()
+# Of these it is what a training run comes to that depends, and no evaluation.
+_OF_TRAINING_ALONE = (
+    "lr_scheduler_kwargs optim_args optim_target_modules train_sampling_strategy dataloader_drop_last "
+    "load_best_model_at_end metric_for_best_model greater_is_better"
+).split()
 
 
 def run_settings(
     model: ModelArguments, data: DataArguments, exits: ExitArguments, training
 ) -> dict[str, Any]:
-    """Settings of a single run."""
-    together = {**asdict(model), **asdict(data), **asdict(exits), **_of_training(training)}
+    """Settings of a single run, and what is in the files that it learns from and is evaluated on."""
+    of_training = _of_training(training, _TRAINING + _OF_TRAINING_ALONE)
+    together = {**asdict(model), **asdict(data), **asdict(exits), **of_training}
     start = resumption(training)
     if isinstance(start, Path):
         together["resume_from_checkpoint"] = str(start)
-    return {name: value for name, value in together.items() if name not in _SILENT}
+    files = _data_files(data, data.train_file)
+    files += [] if exits.unlabelled_file is None else [Path(exits.unlabelled_file)]
+    if training.do_eval:
+        files += _data_files(data, data.validation_file)
+    contents = {f"contents of {name}": digest for name, digest in map(_content, files)}
+    return {name: value for name, value in together.items() if name not in _SILENT} | contents
 
 
 def sweep_settings(
@@ -40,13 +51,10 @@ def sweep_settings(
 ) -> dict[str, Any]:
     """What the points of a sweep share: all but where tokens leave, what is in the files, and how texts are
     scored."""
-    together = {**asdict(model), **asdict(data), **_of_training(training)}
+    together = {**asdict(model), **asdict(data), **_of_training(training, _TRAINING)}
     settings = {name: value for name, value in together.items() if name not in _SILENT}
     files = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
-    if data.validation_file is not None:
-        files.append(Path(data.validation_file))
-    elif Path(data.dataset_name).is_dir():
-        files += sorted(path for path in Path(data.dataset_name).rglob("*") if path.is_file())
+    files += _data_files(data, data.validation_file)
     return settings | {
         "deploy_scenario": exits.deploy_scenario,
         "engine_precision": exits.engine_precision,
@@ -57,12 +65,21 @@ def sweep_settings(
     }
 
 
-def _of_training(training) -> dict[str, Any]:
-    values = {name: getattr(training, name) for name in _TRAINING}
+def _of_training(training, names: list[str]) -> dict[str, Any]:
+    values = {name: getattr(training, name) for name in names}
     return {
         name: value if isinstance(value, int | float | str | None) else str(value)
         for name, value in values.items()
     }
+
+
+def _data_files(data: DataArguments, own: str | None) -> list[Path]:
+    """A split's own file, or else those of the data set where that is a folder."""
+    if own is not None:
+        return [Path(own)]
+    if data.dataset_name is None or not Path(data.dataset_name).is_dir():
+        return []
+    return sorted(path for path in Path(data.dataset_name).rglob("*") if path.is_file())
 
 
 def _content(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ References: CALM, Schuster et al. 2022, section 3.5 (linear head).
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from early_exit.decoding.kv_cache import KVCache
 from early_exit.kernels.interface import Items
+from early_exit.kernels.native.exit_head import NativeExitHeads
 from early_exit.kernels.torch_kernels import attend_to_own, normed
-from early_exit.linear import Linear
+from early_exit.linear import Linear, has_native
 
 HEAD_NAMES = ("vanilla_classifier", "MLP", "transformer_MLP_<width>", "transformer_linear_<width>")
 
@@ -75,6 +77,18 @@ class HeadWeights:
     norm_floor: Tensor
     dtype: torch.dtype
 
+    @cached_property
+    def native(self) -> NativeExitHeads | None:
+        """The same compiled, where the library has it: heads without attention, on a CPU."""
+        one = self.layers[0]
+        hidden = [layer.hidden and getattr(layer.hidden, "matrix", False) for layer in self.layers]
+        if one.projections is not None or not has_native(one.output.device) or False in hidden:
+            return None
+        offsets = [layer.offset.item() for layer in self.layers]
+        outputs = [layer.output for layer in self.layers]
+        heads = list(zip(hidden, outputs, offsets, strict=True))
+        return NativeExitHeads(heads, self.norm_floor.item())
+
 
 class HeadRun:
     """An exit head while rows are decoded. Slots and positions are those of the rows' own cache."""
@@ -93,6 +107,8 @@ class HeadRun:
 
         states: [n, d_model], the layer's output for these items, whose keys and values the head keeps.
         """
+        if self._weights.native is not None:
+            return self._weights.native.log_odds(layer, states)
         head = self._weights.layers[layer - 1]
         features = normed(states, self._weights.norm_floor)
         if self._cache is not None:

@@ -78,9 +78,9 @@ class NativeLinear(Linear):
     """The product by the compiled kernels."""
 
     def __init__(self, weight: Tensor, precision: str, relu: bool = False):
-        self._matrix, self._relu = NativeMatrix(weight, precision), relu
+        self.matrix, self._relu = NativeMatrix(weight, precision), relu
         self.width = weight.shape[0]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        product = self._matrix(inputs)
+        product = self.matrix(inputs)
         return product.relu_() if self._relu else product

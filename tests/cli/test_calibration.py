@@ -3,16 +3,15 @@
 import errno
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from models.loading import load_model
-from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags
+from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
+from tests.processes import run_in_two
 from util import run_folder
 
 GRID = ["1.0", "0.9", "0.5", "0.3", "0.2", "0.1", "0.05", "0.02", "0.0"]
@@ -136,12 +135,7 @@ def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
 
 def test_two_processes_give_the_table_of_one(checkpoint, tmp_path):
     assert call(*cali_flags(checkpoint, tmp_path / "one")) == 0
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-        "run_summarization.py",
-    ]  # fmt: skip
-    flags = cali_flags(checkpoint, tmp_path / "two")
-    subprocess.run([*command, *flags], cwd=ROOT, check=True, capture_output=True)
+    run_in_two(*cali_flags(checkpoint, tmp_path / "two"))
     one, two = (
         json.loads((tmp_path / name / "loss_table.json").read_text())["columns"] for name in ("one", "two")
     )

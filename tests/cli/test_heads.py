@@ -13,6 +13,7 @@ from transformers.utils import logging
 from models.loading import load_model
 from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags
 from tests.cli.test_bad_input import fails_with
+from tests.processes import run_in_two
 
 HEADS = "vanilla_classifier,MLP,transformer_MLP_64"
 
@@ -104,9 +105,8 @@ def test_a_shared_head_is_one_head(model, tmp_path):
 
 
 def test_two_processes_count_the_training_set_as_one_does(model, together, tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     flags = head_flags(model, tmp_path / "two", "MLP", "--per_device_train_batch_size", "4")
-    subprocess.run([*launch, "run_summarization.py", *flags], cwd=ROOT, check=True, capture_output=True)
+    run_in_two(*flags)
     two, one = (load_model(str(path)).exit_heads["MLP"] for path in (tmp_path / "two", together))
     assert two.seen.tolist() == one.seen.tolist()
     assert two.agreed.tolist() == one.agreed.tolist()

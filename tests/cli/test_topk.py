@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.conftest import DATA, ROOT, call, eval_flags
 from tests.cli.test_bad_input import fails_with
+from tests.processes import run_in_two
 
 SOFTMAX = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.02"]
 
@@ -40,8 +41,7 @@ def test_the_sweep_of_k_and_its_picture(model, tmp_path):
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = ["bash", "topk_run_file.sh", "--use_cpu", "--report_to", "none"]
-    for _ in range(2):  # the second call finds all points there
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     rows = list(csv.DictReader((tmp_path / "topk" / "sweep.csv").open()))
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
     ks = [f" K={round(k * vocabulary / 32128)}" for k in (2000, 10000, 20000)]
@@ -68,9 +68,7 @@ def test_one_setting_of_k(model, tmp_path):
 def test_two_processes_count_what_one_counts(model, tmp_path):
     flags = [*SOFTMAX, "--top_propagation", "3", "--per_device_eval_batch_size", "1"]
     assert call(*eval_flags(model, tmp_path / "one", *flags)) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["run_summarization.py", *eval_flags(model, tmp_path / "two", *flags)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    run_in_two(*eval_flags(model, tmp_path / "two", *flags))
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert one["eval_top_k_kept"] == two["eval_top_k_kept"]
 

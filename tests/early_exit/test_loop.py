@@ -12,12 +12,26 @@ from early_exit.kernels.native.kernels import NativeKernels
 from early_exit.kernels.native.loop import serves
 from early_exit.linear import PRECISIONS, has_native
 from models.adapter import decoder_tensors
+from models.exit_heads import packed_head
 from tests.tiny import MODELS
 
-pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
-ENGINES = {
-    precision: Engine(NativeKernels(decoder_tensors(MODELS["t5"]), precision)) for precision in PRECISIONS
-} if has_native("cpu") else {}  # fmt: skip
+pytestmark = [
+    pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels"),
+    pytest.mark.usefixtures("two_threads"),
+]
+HEADS = ("vanilla_classifier", "MLP")
+
+
+def engine(precision: str) -> Engine:
+    model, kernels = MODELS["t5"], NativeKernels(decoder_tensors(MODELS["t5"]), precision)
+    heads = {
+        name: packed_head(model.exit_heads[name], kernels.norm_floor, kernels.dtype, precision)
+        for name in HEADS
+    }
+    return Engine(kernels, heads)
+
+
+ENGINES = {precision: engine(precision) for precision in PRECISIONS} if has_native("cpu") else {}
 
 
 @st.composite
@@ -25,7 +39,7 @@ def policies(draw, prompts: int):
     """Of all kinds that the compiled loop serves."""
     if draw(st.booleans()):
         exits = {
-            "measure": draw(st.sampled_from(["softmax", "softmax_max", "hidden_state"])),
+            "measure": draw(st.sampled_from(["softmax", "softmax_max", "hidden_state", *HEADS])),
             "threshold": draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 0.9, 1.0])),
             "min_layer": draw(st.integers(0, 2)),
             "max_layer": draw(st.sampled_from([None, 2, 3])),
@@ -49,7 +63,7 @@ def policies(draw, prompts: int):
 def test_the_compiled_loop_gives_what_python_gives(data, rows, prompts):
     policy = data.draw(policies(prompts))
     engine = ENGINES[data.draw(st.sampled_from(list(ENGINES)))]
-    assert serves(policy, engine.kernels)
+    assert serves(policy, engine.kernels, engine.exit_head(policy))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     d_model = engine.kernels.tensors.spec.d_model
     tasks = [

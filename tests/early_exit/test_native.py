@@ -27,7 +27,10 @@ from models.adapter import decoder_tensors, encoder_tensors
 from models.t5 import EarlyExitT5
 from tests.tiny import FAMILIES, MODELS
 
-pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+pytestmark = [
+    pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels"),
+    pytest.mark.usefixtures("two_threads"),
+]
 
 
 class Rows:
@@ -178,13 +181,15 @@ def test_a_bias_table_in_use_is_kept_when_another_replaces_it():
     address = table.address
     biases(64)
     gc.collect()
-    assert kept() is not None and table.address == address
+    assert kept() is not None
+    assert table.address == address
     rows = Rows(kernels, [3])
     arrays, _ = kernels.tensors_of(rows.cache, rows.sources)
     kept = weakref.ref(kernels._biases(rows.cache.capacity).biases[0])
     kernels._biases(2 * rows.cache.capacity)
     gc.collect()
-    assert kept() is not None and arrays.biases
+    assert kept() is not None
+    assert arrays.biases
 
 
 def test_an_item_that_is_there_already_is_refused():

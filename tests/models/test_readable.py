@@ -5,7 +5,7 @@ import copy
 import accelerate
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import (
     IA3Config,
@@ -75,7 +75,10 @@ def test_adapters_count(name, family):
         assert torch.equal(decoded, merged.generate(**options, exit_policy=exits))
 
 
-@given(st.lists(st.sampled_from(["off", "on", "other", "default", "merge", "unmerge"]), max_size=5))
+@settings(max_examples=12)
+@given(
+    st.lists(st.sampled_from(["off", "on", "other", "default", "merge", "unmerge"]), min_size=2, max_size=5)
+)
 def test_switching_adapters_is_noticed(changes):
     model = adapted(lora())
     model.add_adapter("other", lora(target_modules=["k", "o"]))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -115,3 +117,19 @@ def test_shapes():
     assert (model.num_exits, model.config.vocab_size) == (3, 50)
     with pytest.raises(ValueError, match=r"'huge'.*tiny, small"):
         new_model("huge", vocab_size=50)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_a_checkpoint_lacks_are_drawn_as_in_transformers(family):
+    model = tiny_model(family)
+    ours, config = type(model), model.config
+    config.exit_heads = {}
+    drawn = []
+    for model_class in (ours, PLAIN[family]):
+        torch.manual_seed(0)
+        drawn.append(
+            model_class.from_pretrained(None, config=copy.deepcopy(config), state_dict={}).state_dict()
+        )
+    assert drawn[0].keys() == drawn[1].keys()
+    for name, weight in drawn[1].items():
+        assert torch.equal(drawn[0][name], weight), name

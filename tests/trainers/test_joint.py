@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.cli.conftest import call
 from util.corpus import generate
 
 ROOT = Path(__file__).parents[2]
@@ -41,14 +42,18 @@ def runs(tmp_path_factory):
     results = {}
     for name, (processes, flags) in SPLITS.items():
         output = folder / name.replace(" ", "_")
-        launcher = [sys.executable]
-        if processes > 1:
-            launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [*launcher, "run_summarization.py", *FLAGS, *flags.split(), "--output_dir", str(output)]
+        command = [*FLAGS, *flags.split(), "--output_dir", str(output)]
         command += ["--train_file", str(folder / "train.json")]
         command += ["--validation_file", str(folder / "validation.json")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
+        if processes == 1:
+            assert call(*command) == 0
+        else:
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            launcher += [f"--nproc_per_node={processes}", "run_summarization.py"]
+            done = subprocess.run(
+                [*launcher, *command], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
         history = json.loads((output / "trainer_state.json").read_text())["log_history"]
         losses = [
             (entry["loss"], entry["grad_norm"])

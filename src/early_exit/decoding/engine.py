@@ -94,6 +94,10 @@ class Engine:
         call = _Call(self, policy, choose, max_new_tokens, rows, enough or _enough(rows))
         return DecodedStream(call.decode(prompts), call.tokens, screen=call.head.counts, kept=call.head.kept)
 
+    def exit_head(self, policy: ExitPolicy) -> HeadWeights | None:
+        """The exit head that a policy's measure is, if it is one."""
+        return None if policy.measure is None else self._exit_heads.get(policy.measure)
+
     def head_for(self, policy: ExitPolicy, slots: int) -> FullHead:
         """How a policy reads the LM head."""
         if policy.top_k is not None:
@@ -109,7 +113,7 @@ class Engine:
         if policy.measure is None:
             exits: Exits = StaticExits(rows, head, policy, limit, enough)
         else:
-            weights = self._exit_heads.get(policy.measure)
+            weights = self.exit_head(policy)
             exit_head = None if weights is None else HeadRun(weights, rows.cache)
             exits = ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
         return exits if policy.verify is None else Drafts(exits, rows, head, policy)
@@ -131,8 +135,9 @@ class _Call:
         self._choose, self._max_new_tokens, self._enough = choose, max_new_tokens, enough
         self._rows = Rows(slots, kernels, policy.last_layer(engine.num_layers))
         self.head = engine.head_for(policy, slots)
-        if isinstance(choose, GreedyChoice) and serves(policy, kernels):
-            self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough)
+        exit_head = engine.exit_head(policy)
+        if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
+            self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough, exit_head)
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._finished_tokens = 0

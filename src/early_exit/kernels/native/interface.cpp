@@ -5,6 +5,7 @@
 
 #include "decoder.h"
 #include "encoder.h"
+#include "exit_head.h"
 #include "loop.h"
 
 using namespace early_exit;
@@ -87,6 +88,14 @@ int ee_top(const Decoder* decoder, int threads, const float* states, int items, 
       tokens[item] = tops[item].token;
       if (responses != nullptr) responses[item] = tops[item].response();
     }
+    return OK;
+  });
+}
+
+int ee_log_odds(const ExitHead* head, int threads, int d_model, const float* states, int items, float* results) {
+  return guarded([&] {
+    Team team(threads);
+    log_odds(team, *head, d_model, states, items, results);
     return OK;
   });
 }

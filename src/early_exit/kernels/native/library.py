@@ -68,6 +68,7 @@ _FUNCTIONS = {
     ),
     "ee_logits": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ee_top": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_log_odds": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "ee_decode": (
         c_int, [c_void_p, c_int, c_void_p, POINTER(CacheTensors), POINTER(SourceTensors)]
     ),

@@ -168,7 +168,7 @@ class Decoding {
     for (size_t item = 0; item < front.size(); item++) {
       if (front.asks[item]) asking.push_back(item);
     }
-    const std::vector<Top> tops = confidences(front, asking, previous, decisions);
+    const std::vector<Top> tops = confidences(front, layer, asking, previous, decisions);
     for (size_t place = 0; place < asking.size(); place++) {
       const size_t item = asking[place];
       const int64_t slot = front.slots[item];
@@ -186,7 +186,7 @@ class Decoding {
     return decisions;
   }
 
-  std::vector<Top> confidences(const Front& front, const std::vector<size_t>& asking,
+  std::vector<Top> confidences(const Front& front, int layer, const std::vector<size_t>& asking,
                                const std::vector<float>& previous, std::vector<Decision>& decisions) {
     const size_t size = width();
     if (loop_.measure == Measure::SATURATION) {
@@ -201,6 +201,14 @@ class Decoding {
     std::vector<float> states;
     for (const size_t item : asking) {
       states.insert(states.end(), front.states.begin() + item * size, front.states.begin() + (item + 1) * size);
+    }
+    if (loop_.measure == Measure::EXIT_HEAD) {
+      std::vector<float> odds(asking.size());
+      log_odds(team_, loop_.exit_heads[layer - 1], width(), states.data(), (int)asking.size(), odds.data());
+      for (size_t place = 0; place < asking.size(); place++) {
+        decisions[asking[place]].confidence = 1 / (1 + exponential(-odds[place]));
+      }
+      return {};
     }
     const std::vector<Top> tops = top(team_, decoder_, states.data(), (int)asking.size(), true);
     for (size_t place = 0; place < asking.size(); place++) {

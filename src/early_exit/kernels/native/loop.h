@@ -5,10 +5,11 @@
 #include <cstdint>
 
 #include "decoder.h"
+#include "exit_head.h"
 
 namespace early_exit {
 
-enum class Measure : int32_t { NONE = 0, SOFTMAX = 1, SOFTMAX_MAX = 2, SATURATION = 3 };
+enum class Measure : int32_t { NONE = 0, SOFTMAX = 1, SOFTMAX_MAX = 2, SATURATION = 3, EXIT_HEAD = 4 };
 enum class Verify : int32_t { NONE = 0, PARALLEL = 1, ROLLBACK = 2, EXACT = 3, LENIENT = 4 };
 
 // The rows and the policy. Arrays are of slots unless something else is said.
@@ -27,6 +28,7 @@ struct Loop {
   const double* thresholds;
   const int64_t* planned;  // [slots, planned_steps], or null
   int64_t planned_steps;
+  const ExitHead* exit_heads;  // [last_layer − 1], or null
   int64_t max_new_tokens;
   const int64_t* ends;  // [number_of_ends]
   int64_t number_of_ends;

@@ -10,12 +10,14 @@ import torch
 from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
+from early_exit.heads import HeadWeights
 from early_exit.kernels.interface import Items
 from early_exit.kernels.native.kernels import NativeKernels
 from early_exit.kernels.native.library import check, native_library
 from early_exit.policy import VERIFICATIONS, ExitPolicy
 
 _MEASURES = {None: 0, "softmax": 1, "softmax_max": 2, "hidden_state": 3}
+_EXIT_HEAD = 4
 _VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS, start=1)}
 _NO_ROOM, _NAN_CONFIDENCE = 3, 4
 _POINTERS = (
@@ -35,6 +37,7 @@ class LoopArrays(ctypes.Structure):
         ("temperature", c_double),
         *[(name, c_void_p) for name in _POINTERS[6:8]],
         ("planned_steps", c_int64),
+        ("exit_heads", c_void_p),
         ("max_new_tokens", c_int64),
         ("ends", c_void_p),
         ("number_of_ends", c_int64),
@@ -43,10 +46,11 @@ class LoopArrays(ctypes.Structure):
     )
 
 
-def serves(policy: ExitPolicy, kernels) -> bool:
-    """Whether the compiled loop decodes by a policy."""
-    plain = policy.top_k is None and not policy.screen
-    return plain and policy.measure in _MEASURES and isinstance(kernels, NativeKernels)
+def serves(policy: ExitPolicy, kernels, exit_head: HeadWeights | None = None) -> bool:
+    """Whether the compiled loop decodes by a policy, whose exit head is given where it has one."""
+    if policy.top_k is not None or policy.screen or not isinstance(kernels, NativeKernels):
+        return False
+    return policy.measure in _MEASURES or (exit_head is not None and exit_head.native is not None)
 
 
 class NativeLoop:
@@ -54,9 +58,15 @@ class NativeLoop:
     text ends."""
 
     def __init__(
-        self, rows: Rows, policy: ExitPolicy, max_new_tokens: int, choose: GreedyChoice, enough: int
+        self,
+        rows: Rows,
+        policy: ExitPolicy,
+        max_new_tokens: int,
+        choose: GreedyChoice,
+        enough: int,
+        exit_head: HeadWeights | None = None,
     ):
-        self._rows, self._policy = rows, policy
+        self._rows, self._policy, self._exit_head = rows, policy, exit_head
         self._kernels: NativeKernels = rows.kernels
         self._library = native_library()
         slots, steps = len(rows.prompt), max_new_tokens
@@ -87,7 +97,8 @@ class NativeLoop:
         self._loop = LoopArrays(
             **addresses,
             slots=slots,
-            measure=_MEASURES[policy.measure],
+            measure=_MEASURES.get(policy.measure, _EXIT_HEAD),
+            exit_heads=None if exit_head is None else ctypes.addressof(exit_head.native.array),
             verify=_VERIFY[policy.verify],
             min_layer=policy.min_layer,
             max_layer=deepest if policy.max_layer is None else min(policy.max_layer, deepest),

@@ -21,6 +21,11 @@ class NativeMatrix:
             raise MemoryError("the kernels have no memory left")
         finalize(self, self._library.ee_free_matrix, self._matrix)
 
+    @property
+    def address(self) -> int:
+        """Of the library's matrix, which lives as long as this one."""
+        return self._matrix
+
     def __call__(self, inputs: Tensor) -> Tensor:
         """[rows, in] → [rows, out], float32."""
         return self._multiply(inputs, None)
