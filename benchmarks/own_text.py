@@ -7,8 +7,9 @@
 Called by own_text.sh. "start" is the first model, other variants are folders of the second argument. For
 each: full depth's ROUGE-L; the share of its own text's tokens that each exit, teacher-forced, chooses too;
 for each δ (textual, ε = 0.05, all records) the layers of the certified softmax threshold, with propagated
-states and with exact keys and values (parallel drafts); and the layers that exact drafts from layer 1 read
-for a token. A JSON file a variant, which is not measured again, and a table of all.
+states and with exact keys and values (parallel drafts); the layers that exact drafts from layer 1 read for
+a token; and how far full depth's texts are from the start's, in 1 − ROUGE-L. A JSON file a variant, which is
+not measured again, and a table of all.
 """
 
 import argparse
@@ -70,40 +71,46 @@ def certified(table: LossTable, way: dict[str, Any], num_layers: int, prompts: i
     return result
 
 
-def measure(
-    folder: str, examples, reference: list[list[int]] | None
-) -> tuple[dict[str, Any], list[list[int]]]:
-    """The figures of a checkpoint, and full depth's texts. reference: those of the start."""
-    model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    data = DataArguments(source_prefix="summarize: ", max_source_length=128)
-    tokens = tokenize(examples, tokenizer, data, 64)
-    training = Seq2SeqTrainingArguments(
-        "unused", use_cpu=True, per_device_eval_batch_size=32, generation_max_length=64, report_to="none"
-    )
-    decoder = PromptDecoder(SimpleNamespace(model=model, args=training), tokens)
+class Checkpoint:
+    """A model with what it decodes: the documents of some examples."""
 
-    def text(own: list[int]) -> str:
-        return tokenizer.decode(own, skip_special_tokens=True)
+    def __init__(self, folder: str, examples):
+        self.model, self._examples = load_model(folder).eval(), examples
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        data = DataArguments(source_prefix="summarize: ", max_source_length=128)
+        self.tokens = tokenize(examples, self._tokenizer, data, 64)
+        training = Seq2SeqTrainingArguments(
+            "unused", use_cpu=True, per_device_eval_batch_size=32, generation_max_length=64, report_to="none"
+        )
+        self.decoder = PromptDecoder(SimpleNamespace(model=self.model, args=training), self.tokens)
 
-    def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
-        return 1 - rouge_l(text(early), text(full)), 0.0
+    def decode(self, policy: ExitPolicy):
+        """Every document's text, in float32."""
+        return self.decoder.decode(range(len(self.tokens)), policy, "float32")
 
-    table = LossTable(decoder, score)
-    full = [each.tokens for each in table.full]
-    rouge = rouge_against(examples["summary"], tokenizer)
-    drafts = decoder.decode(range(len(full)), ExitPolicy(static_layer=1, verify="exact"), "float32")
-    figures = {
-        "full_depth_rougeL": rouge(full)["rougeL"],
-        "agreement": agreement(model, tokens["input_ids"], full),
-        "certified": {name: certified(table, way, model.num_exits, len(full)) for name, way in WAYS.items()},
-        "exact_drafts_layers_read": sum(each.layers for each in drafts) / len(drafts),
-        "prompts": len(full),
-    }
-    if reference is not None:
-        pairs = zip(full, reference, strict=True)
-        far = [1 - rouge_l(text(own), text(other)) for own, other in pairs]
-        figures["full_depth_loss_to_start"] = sum(far) / len(far)
-    return figures, full
+    def text(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def full_texts(self) -> list[str]:
+        return [self.text(each.tokens) for each in self.decode(ExitPolicy())]
+
+    def figures(self) -> dict[str, Any]:
+        """What the table shows, and more."""
+
+        def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
+            return 1 - rouge_l(self.text(early), self.text(full)), 0.0
+
+        table = LossTable(self.decoder, score)
+        full = [each.tokens for each in table.full]
+        drafts = self.decode(ExitPolicy(static_layer=1, verify="exact"))
+        layers = self.model.num_exits
+        return {
+            "full_depth_rougeL": rouge_against(self._examples["summary"], self._tokenizer)(full)["rougeL"],
+            "agreement": agreement(self.model, self.tokens["input_ids"], full),
+            "certified": {name: certified(table, way, layers, len(full)) for name, way in WAYS.items()},
+            "exact_drafts_layers_read": sum(each.layers for each in drafts) / len(drafts),
+            "prompts": len(full),
+        }
 
 
 def table_of(rows: dict[str, dict[str, Any]]) -> str:
@@ -137,16 +144,21 @@ def main() -> None:
     examples = load_split(
         "validation", DataArguments(validation_file=options.data), ModelArguments(), options.samples
     )
-    reference, rows = None, {}
+    start, rows = None, {}
     for variant in options.variants:
         path = options.results / f"{variant}.json"
-        if not path.exists():
-            folder = options.start if variant == "start" else str(options.folder / variant)
-            figures, full = measure(folder, examples, reference)
-            reference = full if variant == "start" else reference
-            trained = read_json(Path(folder) / "train_results.json")
-            source = provenance(SEED, "cpu") | scoring_rules()
-            write_json(path, {"variant": variant, **figures, **source, "training": trained})
+        folder = options.start if variant == "start" else str(options.folder / variant)
+        row, checkpoint = read_json(path), None
+        if row is None:
+            checkpoint = Checkpoint(folder, examples)
+            row = {"variant": variant, **checkpoint.figures(), **provenance(SEED, "cpu"), **scoring_rules()}
+            row["training"] = read_json(Path(folder) / "train_results.json")
+        if "full_depth_loss_to_start" not in row:
+            start = start or Checkpoint(options.start, examples).full_texts()
+            own = (checkpoint or Checkpoint(folder, examples)).full_texts()
+            far = [1 - rouge_l(*pair) for pair in zip(own, start, strict=True)]
+            row["full_depth_loss_to_start"] = sum(far) / len(far)
+            write_json(path, row)
         rows[variant] = read_json(path)
         write_text(options.results / "table.md", table_of(rows) + "\n")
     print(table_of(rows))
