@@ -12,7 +12,7 @@ START=${START:-../shared/checkpoints/e2e-small}
 E2E_DATA=${E2E_DATA:-../shared/data/e2e}
 FOLDER=${OUTPUT_DIR:-save/own_text}
 RESULTS=${RESULTS:-benchmarks/results/own_text}
-VARIANTS=${VARIANTS:-own gold own_propagation own_kd gold_kd}
+VARIANTS=${VARIANTS:-own own_kd own_propagation gold gold_kd}
 export TRAIN_FILE=$E2E_DATA/train.json MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64
 export MAX_STEPS=${STEPS:-100} BATCH_SIZE=32 LEARNING_RATE=5e-4 WARMUP_STEPS=10
 

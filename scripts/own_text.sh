@@ -14,7 +14,8 @@ UNLABELLED_FILE=${UNLABELLED_FILE:-}
 GOLD_SHARE=${GOLD_SHARE:-0}           # of the training texts, from the data instead
 DOCUMENTS=${DOCUMENTS:-}
 WRITE_BATCH_SIZE=${WRITE_BATCH_SIZE:-32}
-LOSS=${LOSS:-weighted_ce}
+LOSS=${LOSS:-kd_logits}               # exits learn full depth's predictions; or weighted_ce, its texts alone
+ALPHA=${ALPHA:-1}                     # with kd_logits: share of the predictions, the rest is the texts'
 BATCH_SIZE=${BATCH_SIZE:-32}
 LEARNING_RATE=${LEARNING_RATE:-5e-4}
 MAX_STEPS=${MAX_STEPS:-350}
@@ -24,6 +25,7 @@ WEIGHT_DECAY=${WEIGHT_DECAY:-0.01}
 SAVE_STEPS=${SAVE_STEPS:-200}
 
 TEXT_FLAGS=(--own_text_gold_share "$GOLD_SHARE")
+[ "$LOSS" != kd_logits ] || TEXT_FLAGS+=(--distill_layer_alpha "$ALPHA")
 [ -z "$OWN_TEXT_FILE" ] || TEXT_FLAGS+=(--own_text_file "$OWN_TEXT_FILE")
 [ -z "$UNLABELLED_FILE" ] || TEXT_FLAGS+=(--unlabelled_file "$UNLABELLED_FILE")
 [ -z "$DOCUMENTS" ] || TEXT_FLAGS+=(--max_train_samples "$DOCUMENTS")
