@@ -29,6 +29,8 @@ from transformers.utils import logging
 
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
+from models.lora import add_lora, merge_lora
+from models.perturbed_decoder import Perturbation
 from run_calibration import (
     LOSS_TABLE_FILE,
     Prompts,
@@ -36,6 +38,7 @@ from run_calibration import (
     calibration_settings,
     save_with_checkpoint,
 )
+from run_own_text import all_documents, load_unlabelled, open_own_texts, own_text_examples
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
@@ -86,7 +89,7 @@ def run(*arguments) -> None:
     model_args, data_args, exit_args, calibration, training = arguments
     logging.set_verbosity(training.get_process_log_level())
     set_seed(training.seed)
-    texts = load_texts(model_args, data_args, calibration, training)
+    texts = load_texts(model_args, data_args, exit_args, calibration, training)
     model, tokenizer = load_model_and_tokenizer(model_args, texts)
     may_grow = training.do_train and not exit_args.train_meta_cm_head
     fit_embeddings(model, tokenizer, may_grow)
@@ -98,12 +101,16 @@ def run(*arguments) -> None:
         plan = calibration_plan(exit_args, calibration, training.seed)
         plan.check_model(model)
     check_best_metric(training, {*ROUGE_TYPES, *GENERATION_METRICS})
+    if exit_args.train_on_own_text:
+        own_texts = open_own_texts(model, tokenizer, data_args, exit_args, training)
+    prepare_objective(model, exit_args)
     folder, resume = Path(training.output_dir), resumption(training)
     if isinstance(resume, Path):
         heads, rate = exit_args.train_meta_cm_head, training.learning_rate
         trained = model.exit_heads if heads else model
         rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
-        check_checkpoint(resume, model, len(list(trained.parameters())), rates, training)
+        weights = sum(parameter.requires_grad for parameter in trained.parameters())
+        check_checkpoint(resume, model, weights, rates, training)
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = prepare_folder(folder, resume, effective, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
@@ -119,9 +126,14 @@ def run(*arguments) -> None:
             save_with_checkpoint(result, Path(model_args.model_name_or_path))
         return
     if training.do_train:
-        train(trainer, tokenizer, checkpoint, source)
+        about = {}
+        if exit_args.train_on_own_text:
+            trainer.train_dataset, about = own_text_examples(
+                own_texts, model, tokenizer, texts, data_args, exit_args, training
+            )
+        train(trainer, tokenizer, checkpoint, source, about)
         if trainer.is_world_process_zero():
-            save_training_documents(texts, model_args, folder)
+            save_training_documents({"train": all_documents(texts)}, model_args, folder)
     if exit_args.is_sweep:
         sweep(trainer, policies, exit_args, SweepTable(folder, source, trainer.is_world_process_zero()))
     elif training.do_eval:
@@ -168,10 +180,14 @@ def prepare_folder(
 
 
 def load_texts(
-    model_args: ModelArguments, data_args: DataArguments, calibration: CalibrationArguments, training
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    exit_args: ExitArguments,
+    calibration: CalibrationArguments,
+    training,
 ) -> dict:
-    """The splits that the run needs, by name, as documents and summaries; for a calibration, those of
-    `util.calibration_data`."""
+    """The splits that the run needs, by name, as documents and summaries, and "unlabelled" documents to write
+    texts for; for a calibration, those of `util.calibration_data`."""
     if calibration.do_cali:
         with training.main_process_first(desc="reading data"):
             return calibration_texts(model_args, data_args, calibration, training.seed)
@@ -180,12 +196,17 @@ def load_texts(
         "validation": (training.do_eval, data_args.max_eval_samples),
         "test": (training.do_predict, data_args.max_predict_samples),
     }
+    without = {"test"}  # summaries
+    if exit_args.train_on_own_text and not exit_args.own_text_gold_share:
+        without.add("train")
     with training.main_process_first(desc="reading data"):
         texts = {
-            split: load_split(split, data_args, model_args, limit, needs_summaries=split != "test")
+            split: load_split(split, data_args, model_args, limit, needs_summaries=split not in without)
             for split, (needed, limit) in wanted.items()
             if needed
         }
+        if exit_args.unlabelled_file is not None:
+            texts["unlabelled"] = load_unlabelled(exit_args, data_args, model_args)
     if "test" in texts and "summary" not in texts["test"].column_names:
         if not training.predict_with_generate:
             raise UsageError("--do_predict on documents without summaries needs --predict_with_generate")
@@ -227,6 +248,22 @@ def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[P
         raise UsageError(f"cannot load {name!r} as a T5-family model: {reason}") from error
 
 
+def prepare_objective(model, exit_args: ExitArguments) -> None:
+    """Gives the model what its training needs beside its own weights. Raises UsageError for an objective that
+    does not fit its depth."""
+    try:
+        exit_args.objective.terms(model.num_exits)
+    except ValueError as error:
+        raise UsageError(f"--intermediate_loss_fn {exit_args.intermediate_loss_fn}: {error}") from error
+    if exit_args.lora is not None:
+        try:
+            add_lora(model, exit_args.lora)
+        except ValueError as error:
+            raise UsageError(f"--lora_target_modules: {error}") from error
+    if exit_args.do_layer_transformation:
+        model.add_exit_transformation()
+
+
 def check_exit_heads(model, exit_args: ExitArguments) -> None:
     """Makes the heads that are to be trained; else raises UsageError for heads that the model lacks."""
     if exit_args.train_meta_cm_head:
@@ -249,6 +286,8 @@ def check_exit_heads(model, exit_args: ExitArguments) -> None:
 def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> GenerationTrainer:
     """The trainer for training and evaluation, over tokenized texts."""
     lengths = {"train": data_args.max_target_length, "validation": data_args.generation_length}
+    if exit_args.train_on_own_text:  # whose texts are written later
+        del lengths["train"]
     with training.main_process_first(desc="tokenizing"):
         tokens = {
             split: tokenize(texts[split], tokenizer, data_args, length)
@@ -259,7 +298,12 @@ def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> Gen
     if exit_args.train_meta_cm_head:
         trainer = partial(HeadTrainer, heads=exit_args.measures, head_loss=exit_args.exit_head_loss)
     else:
-        trainer = partial(JointTrainer, layer_weighting=exit_args.layer_weighting)
+        trainer = partial(
+            JointTrainer,
+            objective=exit_args.objective,
+            perturbation=Perturbation(exit_args.exit_propagation, exit_args.layer_dropout),
+            curriculum=exit_args.curriculum,
+        )
     return trainer(
         model=model,
         args=training,
@@ -290,12 +334,17 @@ def generation_settings(policy, exit_args: ExitArguments) -> GenerationSettings:
     )
 
 
-def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source: dict) -> None:
-    """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results."""
+def train(
+    trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source: dict, about: dict[str, int]
+) -> None:
+    """Trains, from `checkpoint` if there is one, and saves model, tokenizer and results. about: what more
+    there is to say of the training data."""
     if checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
     try:
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        merge_lora(trainer.model)
+        trainer.model.drop_exit_transformation()
         if trainer.is_world_process_zero():
             with whole_folder_contents(trainer.args.output_dir) as scratch:
                 trainer.save_model(str(scratch))
@@ -303,7 +352,7 @@ def train(trainer: GenerationTrainer, tokenizer, checkpoint: Path | None, source
     except TrainingDivergedError as error:
         raise UsageError(str(error)) from error
     trainer.save_state()
-    report(trainer, "train", result.metrics, len(trainer.train_dataset), source)
+    report(trainer, "train", result.metrics | about, len(trainer.train_dataset), source)
 
 
 def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:

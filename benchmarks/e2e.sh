@@ -19,7 +19,7 @@ export MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=${EVAL_BATCH_S
 
 if [ ! -e "$FOLDER/train_results.json" ]; then
   TRAIN_FILE=$E2E_DATA/train.json OUTPUT_DIR=$FOLDER TOKENIZER_VOCAB_SIZE=700 BATCH_SIZE=32 EPOCHS=5 \
-    bash scripts/train.sh --dropout_rate 0.1
+    OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-0} bash scripts/train.sh --dropout_rate 0.1
 fi
 export MODEL=$FOLDER VALIDATION_FILE=$E2E_DATA/validation.json OUTPUT_DIR=$FOLDER/sweep
 bash scripts/static_layer.sh

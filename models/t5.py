@@ -11,9 +11,9 @@ References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 import inspect
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import wraps
 
+import torch
 from torch import Tensor, nn
 from transformers import (
     GenerationMixin,
@@ -23,25 +23,17 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-from transformers.utils import ModelOutput
 
-from early_exit.losses import joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
+from early_exit.training.objectives import Objective
 from models.calibrated import CALIBRATED, calibrated_policy
 from models.effective_generation import merged_config
 from models.engines import engine_for, precision_of
 from models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
 from models.generation import early_exit_generate
 from models.head_training import head_training_loss
+from models.joint_training import JointTraining, joint_training_loss
 from models.options import why_not_served
-
-
-@dataclass
-class JointLossOutput(ModelOutput):
-    """loss: scalar; exit_losses: [L], mean cross-entropy of every trained exit, NaN for the others."""
-
-    loss: Tensor | None = None
-    exit_losses: Tensor | None = None
 
 
 class EarlyExitMixin:
@@ -54,6 +46,24 @@ class EarlyExitMixin:
         super().__init__(config, *args, **kwargs)
         names = getattr(config, "exit_heads", None) or {}
         self.exit_heads = nn.ModuleDict({name: new_exit_heads(config, name) for name in names})
+        self.exit_transformation: nn.Linear | None = None
+        if getattr(config, "exit_transformation", False):
+            self.add_exit_transformation()
+
+    def add_exit_transformation(self) -> None:
+        """A linear map, the identity at first, that students' states go through where hidden states are
+        distilled, see `early_exit.training.hidden_states`; for training alone: drop it afterwards."""
+        self.config.exit_transformation = True
+        self.exit_transformation = nn.Linear(self.config.d_model, self.config.d_model).to(self.device)
+        with torch.no_grad():
+            self.exit_transformation.weight.copy_(torch.eye(self.config.d_model))
+            self.exit_transformation.bias.zero_()
+
+    def drop_exit_transformation(self) -> None:
+        """Leaves the model as it decodes."""
+        self.exit_transformation = None
+        if hasattr(self.config, "exit_transformation"):
+            del self.config.exit_transformation
 
     def add_exit_heads(self, name: str, shared: bool = False) -> ExitHeads:
         """New, untrained heads under a name of `early_exit.heads`, in the place of any that were there.
@@ -85,7 +95,12 @@ class EarlyExitMixin:
         T5's original checkpoints scale; T5 v1.1, Flan and mT5 do not. transformers keeps that in
         `scale_decoder_outputs`; `tie_word_embeddings` no longer tells them apart.
         """
-        return normed * self.config.d_model**-0.5 if self._scales_head_input else normed
+        return normed * self.head_scale if self._scales_head_input else normed
+
+    @property
+    def head_scale(self) -> float:
+        """What `head_input` multiplies with."""
+        return self.config.d_model**-0.5 if self._scales_head_input else 1.0
 
     @property
     def _scales_head_input(self) -> bool:
@@ -98,7 +113,7 @@ class EarlyExitMixin:
     def forward(
         self,
         *args,
-        exit_loss: str | None = None,
+        exit_loss: JointTraining | Objective | str | None = None,
         exit_head_loss: tuple[str, Sequence[str]] | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
@@ -109,9 +124,9 @@ class EarlyExitMixin:
         exit_head_loss: a name of `early_exit.head_losses.HEAD_LOSSES` and the names of the heads, see
         `models.head_training`.
 
-        exit_loss: a name of `early_exit.losses.LAYER_WEIGHTINGS`. The loss is then a sum over
-        tokens divided by `num_items_in_batch` (by the number of unmasked labels if None), which
-        makes it right under gradient accumulation; no logits are returned.
+        exit_loss: an objective, with what is done to the decoder or alone, or the name of one. The loss is
+        then a sum over tokens divided by `num_items_in_batch` (by the number of unmasked labels if None),
+        which makes it right under gradient accumulation; no logits are returned.
         """
         if exit_head_loss is None and exit_loss is None:
             return super().forward(*args, **kwargs)
@@ -125,51 +140,19 @@ class EarlyExitMixin:
             loss, names = exit_head_loss
             read = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "labels")}
             return head_training_loss(self, names, loss, read, num_items_in_batch)
-        return self._joint_loss(exit_loss, inputs, num_items_in_batch)
-
-    def _joint_loss(self, weighting: str, inputs: dict, num_items_in_batch) -> JointLossOutput:
-        labels = inputs["labels"]
-        states = self._exit_states(inputs)
-        loss, exit_losses = joint_cross_entropy(
-            [state.flatten(0, 1) for state in states],  # each [batch * length, d_model]
-            self.lm_head.weight,
-            labels.flatten(),
-            layer_weights(weighting, self.num_exits),
-        )
-        tokens = (labels != -100).sum().clamp(min=1)
-        return JointLossOutput(
-            loss=loss / (tokens if num_items_in_batch is None else num_items_in_batch),
-            exit_losses=exit_losses / tokens,
-        )
-
-    def _exit_states(self, inputs: dict) -> list[Tensor]:
-        """Inputs of the LM head at every exit, L tensors [batch, length, d_model]."""
-        attention_mask, encoder_outputs = inputs.get("attention_mask"), inputs.get("encoder_outputs")
-        if encoder_outputs is None:
-            sources = {name: inputs.get(name) for name in ("input_ids", "inputs_embeds")}
-            encoder_outputs = self.encoder(attention_mask=attention_mask, **sources)
-        decoder_input_ids = inputs.get("decoder_input_ids")
-        embeddings = inputs.get("decoder_inputs_embeds")
-        if decoder_input_ids is None and embeddings is None:
-            decoder_input_ids = self._shift_right(inputs["labels"])
-        outputs = self.decoder(
-            input_ids=decoder_input_ids,
-            inputs_embeds=embeddings,
-            attention_mask=inputs.get("decoder_attention_mask"),
-            encoder_hidden_states=encoder_outputs[0],
-            encoder_attention_mask=attention_mask,
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        return self.head_inputs(outputs)
+        return joint_training_loss(self, JointTraining.of(exit_loss), inputs, num_items_in_batch)
 
     def head_inputs(self, outputs) -> list[Tensor]:
         """What the LM head reads at every exit, L tensors [batch, length, d_model], of a decoder's outputs
         with all hidden states."""
         # hidden_states: the embeddings, then every layer; only the last is normed already.
-        inner = outputs.hidden_states[1:-1]
-        normed = [self.decoder.dropout(self.decoder.final_layer_norm(hidden)) for hidden in inner]
-        return [self.head_input(state) for state in (*normed, outputs.last_hidden_state)]
+        inner = [self.exit_input(hidden) for hidden in outputs.hidden_states[1:-1]]
+        return [*inner, self.head_input(outputs.last_hidden_state)]
+
+    def exit_input(self, hidden: Tensor) -> Tensor:
+        """What the LM head reads at an exit of a layer's raw output `hidden` [..., d_model]; in training with
+        dropout, as at full depth."""
+        return self.head_input(self.decoder.dropout(self.decoder.final_layer_norm(hidden)))
 
     def generate(
         self,

@@ -8,6 +8,8 @@ from early_exit.head_losses import HEAD_LOSSES
 from early_exit.policy import VERIFICATIONS
 from models.shapes import SHAPES
 from util.errors import UsageError
+from util.flag import argument
+from util.training_arguments import ObjectiveArguments
 
 
 def make_lists(arguments, *names: str) -> None:
@@ -16,10 +18,6 @@ def make_lists(arguments, *names: str) -> None:
         value = getattr(arguments, name)
         if value is not None and not isinstance(value, list):
             setattr(arguments, name, [value])
-
-
-def argument(default, help: str, **metadata):
-    return field(default=default, metadata={"help": help, **metadata})
 
 
 @dataclass
@@ -76,13 +74,9 @@ class DataArguments:
 
 
 @dataclass
-class ExitArguments:
+class ExitArguments(ObjectiveArguments):
     """Training losses at the exits, and where tokens leave."""
 
-    output_hidden_states_decoder: bool = argument(False, "Train with a loss at every exit.")
-    intermediate_loss_fn: str | None = argument(
-        None, "Weights of the exits' losses: weighted_ce (i / sum, the default) or ce (equal)."
-    )
     use_early_exit: bool = argument(False, "Tokens leave at the first layer that is confident enough.")
     train_meta_cm_head: bool = argument(
         False, "Train the exit heads that --exit_conf_type names, on a model that stays as it is."
@@ -142,7 +136,6 @@ class ExitArguments:
     use_shallow_deep: bool = argument(
         False, "FREE's way: exits at one shallow layer, checked as asked below."
     )
-    shallow_exit_layer: int | None = argument(None, "The shallow layer.")
     shallow2deep_conf_type: str | None = argument(None, "Confidence there: softmax or meta, a linear head.")
     shallow2deep_conf_threshold: float | None = argument(None, "λ there; default 1.")
     parallel_gen_token: bool = argument(True, "Deeper layers of shallow tokens run together, later.")
@@ -169,6 +162,7 @@ class ExitArguments:
 
     def __post_init__(self):
         make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold", "max_draft")
+        make_lists(self, "lora_target_modules")
         for name in ("static_exit_layer", "top_propagation"):
             values = getattr(self, name)
             setattr(self, name, None if values is None else [str(value) for value in values])
@@ -184,13 +178,6 @@ class ExitArguments:
         """The names given as --exit_conf_type, each once; softmax if none is."""
         names = (self.exit_conf_type or "softmax").split(",")
         return list(dict.fromkeys(name.strip() for name in names))
-
-    @property
-    def layer_weighting(self) -> str:
-        """Name of the training loss's weighting over exits (`early_exit.LAYER_WEIGHTINGS`)."""
-        if not self.output_hidden_states_decoder:
-            return "last_ce"
-        return self.intermediate_loss_fn or "weighted_ce"
 
     @property
     def decodes_with_exits(self) -> bool:

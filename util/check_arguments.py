@@ -1,11 +1,12 @@
 """Flags that are unknown, out of range or contradict each other: found before anything is loaded."""
 
-from early_exit import LAYER_WEIGHTINGS, PRECISIONS, get_measure
+from early_exit import PRECISIONS, get_measure
 from early_exit.head_losses import HEAD_LOSSES
 from early_exit.heads import HEAD_NAMES, head_kind
 from models.shapes import SHAPES
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments, check_calibration
+from util.check_objectives import check_objectives
 from util.check_training import check_training
 from util.errors import UsageError
 from util.shallow_deep import translate_shallow_deep
@@ -41,6 +42,7 @@ def check_arguments(
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_exits(data, exits, training)
+    check_objectives(exits, model, training)
     check_calibration(calibration, exits, model, training)
     check_training(training, calibration.do_cali, exits.train_meta_cm_head, exits.decodes_with_exits)
 
@@ -106,13 +108,6 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:
         raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
     _check_measures(exits, training)
-    losses = [name for name in LAYER_WEIGHTINGS if name != "last_ce"]
-    if exits.intermediate_loss_fn is not None and exits.intermediate_loss_fn not in losses:
-        raise UsageError(
-            f"unknown --intermediate_loss_fn {exits.intermediate_loss_fn!r}; known: {', '.join(losses)}"
-        )
-    if exits.intermediate_loss_fn is not None and not exits.output_hidden_states_decoder:
-        raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
     beams = data.num_beams or training.generation_num_beams or 1
     if exits.decodes_with_exits and beams > 1:
         raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")

@@ -39,6 +39,7 @@ def run_settings(
     if isinstance(start, Path):
         together["resume_from_checkpoint"] = str(start)
     files = _data_files(data, data.train_file)
+    files += [] if exits.unlabelled_file is None else [Path(exits.unlabelled_file)]
     if training.do_eval:
         files += _data_files(data, data.validation_file)
     contents = {f"contents of {name}": digest for name, digest in map(_content, files)}

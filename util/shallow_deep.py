@@ -19,6 +19,8 @@ def translate_shallow_deep(exits) -> None:
     given = [name for name in (*names, "rollback_conf_threshold") if getattr(exits, name) is not None]
     given += ["copy_skipped_hidden_states"] if exits.copy_skipped_hidden_states else []
     if not exits.use_shallow_deep:
+        if (exits.intermediate_loss_fn or "").startswith("shallowdeep"):  # which trains that layer
+            given = [name for name in given if name != "shallow_exit_layer"]
         if given:
             raise UsageError(f"--{given[0]} has no effect without --use_shallow_deep True")
         return

@@ -10,13 +10,16 @@ from early_exit.decoding.results import DecodedBatch, DecodedRow
 from early_exit.kernels.interface import DecoderTensors
 from early_exit.linear import PRECISIONS, Linear
 from early_exit.lm_head.scores import Scores
-from early_exit.losses import LAYER_WEIGHTINGS, joint_cross_entropy, layer_weights
 from early_exit.policy import ExitPolicy
 from early_exit.setting import DecodingSetting
+from early_exit.training.exit_losses import joint_cross_entropy
+from early_exit.training.objectives import OBJECTIVES, Objective, objective_loss
+from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights
 
 __all__ = [
     "LAYER_WEIGHTINGS",
     "MEASURES",
+    "OBJECTIVES",
     "PRECISIONS",
     "Decoded",
     "DecodedBatch",
@@ -28,10 +31,12 @@ __all__ = [
     "ExitPolicy",
     "LayerView",
     "Linear",
+    "Objective",
     "Prompt",
     "Scores",
     "decode_reference",
     "get_measure",
     "joint_cross_entropy",
     "layer_weights",
+    "objective_loss",
 ]

@@ -36,7 +36,7 @@ def fails_with(capsys, flags, message):
         (["--static_exit_layer", "2", "--use_early_exit", "True"], "contradict each other"),
         (["--static_exit_layer", "2", "--num_beams", "4"], "without beams, got --num_beams 4"),
         ([*EARLY, "--intermediate_loss_fn", "weighted_ce"], "needs --output_hidden_states_decoder"),
-        (["--intermediate_loss_fn", "kd"], "unknown --intermediate_loss_fn 'kd'; known: weighted_ce, ce"),
+        (["--intermediate_loss_fn", "kd"], "unknown --intermediate_loss_fn 'kd'; known: weighted_ce, ce,"),
         (["--validation_file", "x.json"], "contradict each other"),
         (["--model_shape", "tiny"], "exactly one of --model_name_or_path and --model_shape"),
         (["--max_eval_samples", "0"], "--max_eval_samples 0 is too small; allowed: 1 and above"),

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from early_exit import losses
-from early_exit.losses import joint_cross_entropy, layer_weights
+from early_exit.training import exit_losses as losses
+from early_exit.training.exit_losses import joint_cross_entropy
+from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights
 
 
 def naive_joint_loss(states, head, labels, weights):
@@ -107,7 +108,7 @@ def test_autocast_stays_near_float32():
     assert (gradient - exact_gradient).norm() < 0.03 * exact_gradient.norm()
 
 
-@pytest.mark.parametrize("name", losses.LAYER_WEIGHTINGS)
+@pytest.mark.parametrize("name", LAYER_WEIGHTINGS)
 @given(layers=st.integers(1, 48))
 def test_weights_sum_to_one_and_never_favour_a_shallower_exit(name, layers):
     weights = layer_weights(name, layers)
@@ -125,3 +126,15 @@ def test_unknown_weighting_and_mismatch_are_named():
         layer_weights("wce", 3)
     with pytest.raises(ValueError, match="1 states but 2 weights"):
         joint_cross_entropy([torch.zeros(1, 2)], torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), [1, 2])
+
+
+def test_distillation_keeps_to_a_chunk_of_logits_too(monkeypatch):
+    tokens, vocabulary, width, chunk = 64, 512, 4, 8 * 512
+    monkeypatch.setattr(losses, "_CHUNK_ELEMENTS", chunk)
+    states = [torch.randn(tokens, width, requires_grad=True) for _ in range(3)]
+    head = torch.randn(vocabulary, width, requires_grad=True)
+    labels = torch.randint(vocabulary, (tokens,))
+    with LargestTensor() as largest:
+        loss, _ = joint_cross_entropy(states, head, labels, [0.0, 0.0, 0.5], [0.2, 0.3, 0.0], 2.0)
+        loss.backward()
+    assert largest.elements <= chunk < tokens * vocabulary

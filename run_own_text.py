@@ -1,0 +1,90 @@
+"""`--train_on_own_text` of the entry point: from documents to the examples that are trained on."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+from transformers import Seq2SeqTrainingArguments
+from transformers.utils import logging
+
+from models.effective_generation import effective_generation
+from trainers.own_texts import greedy_options, write_own_texts
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.data import load_split, tokenize
+from util.own_text_file import OwnTextFile
+from util.pipeline import pipeline_of
+
+logger = logging.get_logger(__name__)
+_FILE = "own_texts.jsonl"
+
+
+def load_unlabelled(exits: ExitArguments, data: DataArguments, model_args: ModelArguments) -> Dataset:
+    """The documents of --unlabelled_file. Raises UsageError as `load_split` does."""
+    alone = replace(data, dataset_name=None, train_file=exits.unlabelled_file)
+    examples = load_split("train", alone, model_args, None, needs_summaries=False)
+    return examples.select_columns("document")
+
+
+def all_documents(texts: dict[str, Dataset]) -> Dataset:
+    """The column "document" of what there is to train on: "train", and "unlabelled" if there is such."""
+    parts = [texts[split].select_columns("document") for split in ("train", "unlabelled") if split in texts]
+    return concatenate_datasets(parts)
+
+
+def open_own_texts(
+    model, tokenizer, data: DataArguments, exits: ExitArguments, training: Seq2SeqTrainingArguments
+) -> OwnTextFile:
+    """The file that keeps what the model writes. Raises UsageError where there is one of another model, or of
+    other settings; in the output folder --overwrite_output_dir replaces it."""
+    effective = effective_generation(model, greedy_options(training))
+    pipeline = pipeline_of(model, tokenizer, effective, data, exits, training.eval_batch_size)
+    pipeline |= {"precision": "float32", "LM head": "whole"}
+    del pipeline["batch"]  # rows do not see each other
+    path = exits.own_text_file or Path(training.output_dir) / _FILE
+    replaces = exits.own_text_file is None and exits.overwrite_output_dir
+    return OwnTextFile(path, pipeline, writes=training.should_save, replace=replaces)
+
+
+def own_text_examples(
+    file: OwnTextFile,
+    model,
+    tokenizer,
+    texts: dict[str, Dataset],
+    data: DataArguments,
+    exits: ExitArguments,
+    training: Seq2SeqTrainingArguments,
+) -> tuple[Dataset, dict[str, int]]:
+    """What is trained on, tokenized, and how many texts of each kind there are; writes what `file` lacks.
+
+    texts: by split; "train", and "unlabelled" where there are such documents. One own text for each distinct
+    document, and gold texts beside them as --own_text_gold_share says, repeated where there are too few.
+    """
+    distinct = list(dict.fromkeys(all_documents(texts)["document"]))
+
+    def sources(documents: list[str]) -> Dataset:
+        return tokenize(Dataset.from_dict({"document": documents}), tokenizer, data, data.generation_length)
+
+    missing = sorted(file.missing(distinct), key=len, reverse=True)  # alike in length where written together
+    if missing:
+        logger.warning(f"{len(missing)} of {len(distinct)} own texts are still to be written")
+        for numbers, tokens in write_own_texts(model, sources(missing)["input_ids"], training):
+            written = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            file.add([missing[number] for number in numbers], tokens, written)
+    file.finish()
+    examples = sources(distinct).add_column("labels", [file.tokens(document) for document in distinct])
+    share = exits.own_text_gold_share
+    wanted = round(len(distinct) * share / (1 - share))
+    if wanted:
+        places = _draw(len(texts["train"]), wanted, training.seed)
+        gold = tokenize(texts["train"].select(places), tokenizer, data, data.max_target_length)
+        examples = concatenate_datasets([examples, gold.cast(examples.features)])
+    return examples, {"own_texts": len(distinct), "gold_texts": wanted}
+
+
+def _draw(population: int, count: int, seed: int) -> list[int]:
+    """Places of so many examples at random: all of them before any comes again."""
+    generator, places = random.Random(seed), []
+    while len(places) < count:
+        places += generator.sample(range(population), min(population, count - len(places)))
+    return places

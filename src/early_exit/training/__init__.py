@@ -1,0 +1,1 @@
+"""Training: objectives over the states of all exits."""
