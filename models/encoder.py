@@ -16,11 +16,12 @@ from models.readable import weight_of
 
 def engine_encoder(model, precision: str) -> nn.Module:
     """The encoder of a model of `models.t5`: compiled where kernels are and the family has T5's own, else
-    transformers' modules, in bfloat16 or float32."""
+    transformers' modules, in bfloat16 or float32. Beside an int4 decoder it is in int8: a source's tokens
+    share each reading of a weight, and 4 bits take longer to compute with."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     plain = _PlainEncoder(model, dtype)
     if has_native(model.device) and model.config.model_type != "longt5":
-        return _CompiledEncoder(model, precision, plain)
+        return _CompiledEncoder(model, "int8" if precision == "int4" else precision, plain)
     return plain
 
 
