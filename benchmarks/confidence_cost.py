@@ -31,6 +31,7 @@ METHODS = {
     "top-k 2000": ExitPolicy(measure="softmax", threshold=1.0, top_k=2000),
     "screened": ExitPolicy(measure="softmax", threshold=1.0, screen=True),
     "linear head": ExitPolicy(measure="vanilla_classifier", threshold=1.0),
+    "MLP head": ExitPolicy(measure="MLP", threshold=1.0),
     "hidden_state": ExitPolicy(measure="hidden_state", threshold=1.0),
 }
 
@@ -38,8 +39,8 @@ METHODS = {
 def costs(options, precision: str, batch: int) -> list[dict]:
     """A row a method."""
     model = random_model(options.shape)
-    if "vanilla_classifier" not in model.exit_heads:
-        model.add_exit_heads("vanilla_classifier")
+    for name in {"vanilla_classifier", "MLP"} - set(model.exit_heads):
+        model.add_exit_heads(name)
     source = torch.randint(3, VOCABULARY - 128, (batch, options.source))
 
     def seconds(policy: ExitPolicy) -> float:
