@@ -1,5 +1,8 @@
 """`run_summarization.py --do_cali True`: from prompts to a verdict. Called by that entry point."""
 
+import hashlib
+import json
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,8 @@ import numpy as np
 from datasets import Dataset
 
 from early_exit import DecodingSetting
+from early_exit.calibration import Calibration
+from early_exit.calibration.thresholds import first_exiting
 from models.calibrated import Certified
 from models.calibration_file import CALIBRATION_FILE
 from trainers.generation import GenerationSettings, GenerationTrainer
@@ -15,6 +20,8 @@ from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_arra
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
 from util.files import read_json, write_json
+from util.ledger import Ledger
+from util.pipeline import certified_pipeline, fingerprint_of
 from util.run_folder import finish_sweep
 from util.settings import sweep_settings
 from util.verdict import Context, HeldOut, entry, naive_search, verdict
@@ -22,22 +29,32 @@ from util.words import without_words
 
 LOSS_TABLE_FILE = "loss_table.json"
 _NAIVE_SHARES = (0.9, 0.95)
+_TIMED = 64  # prompts that rivals are timed on
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Documents as tokens, a row each, and the summaries that they came with."""
+    """Documents as tokens, a row each, with the summaries that each came with, hashes of the documents, and
+    their groups, if there are any."""
 
     tokens: Dataset
-    references: list[str]
+    references: list[list[str]]
+    hashes: list[str]
+    groups: list[str] | None = None
+
+    def identity(self) -> str:
+        """A hash of prompts and references: of another text there is another."""
+        rows = [self.tokens["input_ids"], self.references, self.groups]
+        return hashlib.sha256(json.dumps(rows, default=list).encode()).hexdigest()[:16]
 
 
 def calibration_settings(model_args, data_args, exit_args, calibration, training) -> dict:
     """What the columns of a loss table share: it goes on where this is the same."""
     names = ("max_calibrate_samples", "consistency_type", "calibrate_loss")
-    return sweep_settings(model_args, data_args, exit_args, training) | {
+    shared = sweep_settings(model_args, data_args, exit_args, training)
+    del shared["per_device_eval_batch_size"]  # a row's text does not depend on it
+    return shared | {
         **{name: getattr(calibration, name) for name in names},
-        "exit_conf_type": exit_args.measures[0],
         "exit_position_temp": exit_args.exit_position_temp,
     }
 
@@ -47,14 +64,20 @@ def calibrate_exits(
     prompts: dict[str, Prompts],
     plan: CalibrationPlan,
     pipeline: dict[str, Any],
+    ledger: Ledger,
+    spends: bool,
     source: dict[str, Any],
 ) -> dict[str, Any]:
     """Builds the loss table, tests, checks on held-out prompts, prints a verdict for each δ, and writes
     calibration.json into the output folder. Returns what stands in it.
 
-    prompts: `calibration`, and `held_out` if there are any. pipeline: of `util.pipeline`. source: of
-    `util.results.provenance`.
+    prompts: `calibration`, and `held_out` if there are any. pipeline: of `util.pipeline`. ledger: of earlier
+    attempts; spends: whether they share ε. source: of `util.results.provenance`.
     """
+    own = prompts["calibration"]
+    identity = plan.identity() | {"fingerprint": fingerprint_of(pipeline), "references": own.identity()}
+    attempt = ledger.attempt(identity, own.hashes, plan.epsilon, spends)
+    plan = plan.with_epsilon(attempt.epsilon)
     context = Context(
         measure=plan.measure,
         consistency=plan.consistency,
@@ -63,20 +86,26 @@ def calibrate_exits(
         num_layers=trainer.model.num_exits,
         settings=len(plan.settings),
         seed=plan.seed,
+        promise=plan.promise,
+        attempt=attempt,
+        groups=dict(sorted(Counter(own.groups or []).items())),
     )
     _print(trainer, str(plan))
     blank = _references_without_words(prompts)
     if plan.consistency == "risk" and any(blank.values()):
         counts = ", ".join(f"{count} of {name}" for name, count in blank.items())
         _print(trainer, f"  references without words, which show no loss of ROUGE: {counts}")
-    table = _Table(trainer, prompts["calibration"], plan, source)
+    if trainer.is_world_process_zero():
+        ledger.start(identity, own.hashes, attempt)
+    key = {"fingerprint": context.fingerprint, "prompts": own.identity()}
+    table = _Table(trainer, own, plan, key, source)
     table.build()
     check = _HeldOutCheck(trainer, prompts["held_out"], plan) if "held_out" in prompts else None
     entries = [_entry(delta, table, check, context) for delta in plan.deltas]
     result = {
         **asdict(context),
         "fingerprint": context.fingerprint,
-        "exit_calibration": _deployed(entries, context),
+        "exit_calibration": _deployed(entries, plan, context, trainer),
         "deltas": entries,
         "naive": table.naive(),
         "references_without_words": blank,
@@ -85,12 +114,17 @@ def calibrate_exits(
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / CALIBRATION_FILE, result)
         finish_sweep(Path(trainer.args.output_dir))
+        outcome = ("delta", "certified", "threshold", "p_value")
+        ledger.finish(identity, own.hashes, [{name: each[name] for name in outcome} for each in entries])
     return result
 
 
 def _references_without_words(prompts: dict[str, Prompts]) -> dict[str, int]:
     """How many references ROUGE cannot see, by the name of the prompts."""
-    return {name: sum(map(without_words, each.references)) for name, each in prompts.items()}
+    return {
+        name: sum(all(map(without_words, references)) for references in each.references)
+        for name, each in prompts.items()
+    }
 
 
 def save_with_checkpoint(result: dict[str, Any], folder: Path) -> None:
@@ -112,34 +146,42 @@ def _print(trainer: GenerationTrainer, text: str) -> None:
 def _entry(delta: float, table: "_Table", check: "_HeldOutCheck | None", context: Context) -> dict[str, Any]:
     """The verdict for a δ, printed."""
     plan, model = table.plan, table.trainer.model
-    found = plan.certify(table.losses, table.layers, delta, model)
-    setting = plan.settings[found.index or 0]
+    found = table.certify(delta)
+    deep = plan.full_depth(model.num_exits)
+    setting = plan.settings[first_exiting(table.losses, deep) if found.index is None else found.index]
     result = entry(
         found,
         setting,
         check(setting) if check and found.certified else None,
-        None if found.certified else plan.prompts_needed(table.columns[0].losses, delta),
+        None if found.certified else plan.prompts_needed(table.losses, delta, model.num_exits),
         context,
     )
     _print(table.trainer, verdict(result, context))
     return result
 
 
-def _deployed(entries: list[dict[str, Any]], context: Context) -> dict[str, Any] | None:
-    """The first setting that was certified, as a model's configuration holds it."""
-    found = next((each for each in entries if each["certified"]), None)
-    if found is None:
+def _deployed(
+    entries: list[dict[str, Any]], plan: CalibrationPlan, context: Context, trainer: GenerationTrainer
+) -> dict[str, Any] | None:
+    """The setting of the δ that was named before, as a model's configuration holds it; None where it was not
+    certified: another δ that was is not what was promised."""
+    found = next(each for each in entries if each["delta"] == plan.deploy_delta)
+    if not found["certified"]:
         return None
+    setting = DecodingSetting.from_dict(found["setting"])
+    pipeline = certified_pipeline(context.pipeline, trainer.model, setting, trainer.args.device)
     return Certified(
-        setting=DecodingSetting.from_dict(found["setting"]),
-        weights=context.pipeline["weights"],
+        setting=setting,
+        weights=pipeline["weights"],
         max_length=context.pipeline["max tokens"],
         generation=context.pipeline["generation"],
         delta=found["delta"],
-        epsilon=found["epsilon"],
+        epsilon=None if plan.promise.guarantee == "expectation" else found["epsilon"],
         loss=f"{context.consistency} {context.loss}",
         n=found["n"],
         fingerprint=context.fingerprint,
+        pipeline=pipeline,
+        guarantee=found["promised"],
     ).to_dict()
 
 
@@ -149,20 +191,29 @@ def _score(prompts: Prompts, plan: CalibrationPlan, tokenizer) -> Score:
 
     def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
         texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (early, full)]
-        reference = prompts.references[prompt]
-        return loss(plan.consistency, plan.loss, *texts, reference), quality(texts[0], reference)
+        references = prompts.references[prompt]
+        best = max(quality(texts[0], reference) for reference in references)
+        return loss(plan.consistency, plan.loss, *texts, references), best
 
     return score
 
 
 class _Table:
-    """The loss table of a run, saved after each column and read again when the run goes on."""
+    """The loss table of a run, saved after each column and read again when the run goes on.
 
-    def __init__(self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, source: dict):
+    key: pipeline and prompts, by hashes. Columns of a file with another key are not read.
+    """
+
+    def __init__(
+        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
+    ):
         self.trainer, self.plan = trainer, plan
-        self._prompts, self._source = prompts, source
+        self._prompts, self._key, self._source = prompts, key, source
         self._file = Path(trainer.args.output_dir) / LOSS_TABLE_FILE
-        self._saved = read_json(self._file, default={"columns": []})["columns"]
+        file = read_json(self._file, default={})
+        if any(file.get(name) != value for name, value in key.items()):
+            file = {}
+        self._saved, self._speeds = file.get("columns", []), file.get("speeds", [])
         self._known = {DecodingSetting.from_dict(each["setting"]): each for each in self._saved}
         self._builder: LossTable | None = None
         self.columns: list[Column | None] = [None] * len(plan.settings)
@@ -171,7 +222,12 @@ class _Table:
     @property
     def losses(self) -> np.ndarray:
         """[prompts, settings], NaN for columns that were not evaluated."""
-        return as_array(self.columns, len(self.columns[0].losses))
+        return as_array(self.columns, len(self.full.losses))
+
+    @property
+    def groups(self) -> list[str] | None:
+        """[prompts], or None."""
+        return self._prompts.groups
 
     @property
     def layers(self) -> list[np.ndarray | None]:
@@ -179,16 +235,42 @@ class _Table:
         return [None if column is None else np.array(column.layers) for column in self.columns]
 
     def build(self) -> None:
-        """Evaluates settings in turn; a single chain of thresholds only as far as any δ may be certified."""
-        self.full = self._column(DecodingSetting())
-        for number, setting in enumerate(self.plan.settings):
-            self.columns[number] = self._column(setting)
-            if self.plan.settled(self.losses):
-                break
+        """Evaluates settings in turn; each chain of thresholds only as far as any δ may be certified."""
+        self.full, exits = self._column(DecodingSetting()), self.trainer.model.num_exits
+        for chain in self.plan.chains:
+            for number in chain:
+                self.columns[number] = self._column(self.plan.settings[number])
+                if self.plan.settled(self.losses, chain, exits, self.groups):
+                    break
+
+    def certify(self, delta: float) -> Calibration:
+        """What passes for a δ. Where several chains have settings that do, the cheapest of each are timed,
+        and the fastest is picked: all of them hold together."""
+        arguments = (self.losses, self.layers, delta, self.trainer.model, self.groups)
+        found = self.plan.certify(*arguments)
+        rivals = self.plan.rivals(found, *arguments[1:2], self.trainer.model)
+        if len(rivals) < 2:
+            return found
+        speeds = {number: self._speed(self.plan.settings[number]) for number in rivals}
+        costs = [1 / speeds[number] if number in speeds else np.inf for number in range(len(self.columns))]
+        return self.plan.certify(*arguments, costs=np.array(costs))
+
+    def _speed(self, setting: DecodingSetting) -> float:
+        """Tokens per second on the first prompts, measured once and kept with the table."""
+        for each in self._speeds:
+            if DecodingSetting.from_dict(each["setting"]) == setting:
+                return each["tokens_per_second"]
+        tokens = self._prompts.tokens.select(range(min(_TIMED, len(self._prompts.tokens))))
+        speed = predict(self.trainer, tokens, setting).metrics["held_out_tokens_per_second"]
+        self._speeds.append({"setting": setting.to_dict(), "tokens_per_second": speed})
+        self._write()
+        return speed
 
     def naive(self) -> list[dict]:
-        """The lowest threshold within some share of the full model's quality, over the columns evaluated."""
-        evaluated = [column for column in self.columns if column is not None]
+        """The lowest threshold within some share of the full model's quality, over the columns evaluated of
+        the first chain; cut_off says that the table ends there."""
+        evaluated = [self.columns[number] for number in self.plan.chains[0]]
+        evaluated = [column for column in evaluated if column is not None]
         quality = np.array([column.quality for column in evaluated]).T
         result = []
         for share in _NAIVE_SHARES:
@@ -197,7 +279,10 @@ class _Table:
                 losses = evaluated[place].losses
                 threshold = self.plan.settings[place].policy.threshold
                 mean = sum(losses) / len(losses)
-                result.append({"share": share, "threshold": threshold, "mean_loss": mean})
+                # The last column that was evaluated, and more to come: lower ones might do as well.
+                cut_off = place == len(evaluated) - 1 and len(evaluated) < len(self.plan.chains[0])
+                found = {"share": share, "threshold": threshold, "mean_loss": mean, "cut_off": cut_off}
+                result.append(found)
         return result
 
     def _column(self, setting: DecodingSetting) -> Column:
@@ -210,9 +295,13 @@ class _Table:
             self._builder = LossTable(PromptDecoder(self.trainer, self._prompts.tokens), score)
         column = self._builder.column(setting)
         self._saved.append({"setting": setting.to_dict(), **asdict(column)})
-        if self.trainer.is_world_process_zero():
-            write_json(self._file, {"columns": self._saved, **self._source})
+        self._write()
         return column
+
+    def _write(self) -> None:
+        if self.trainer.is_world_process_zero():
+            found = {**self._key, "columns": self._saved, "speeds": self._speeds}
+            write_json(self._file, {**found, **self._source})
 
 
 class _HeldOutCheck:
@@ -221,13 +310,12 @@ class _HeldOutCheck:
     def __init__(self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan):
         self._trainer, self._tokens = trainer, prompts.tokens
         self._score = _score(prompts, plan, trainer.processing_class)
-        self._synchronize = trainer.generation.synchronize
-        self._full = self._predict(DecodingSetting())
+        self._full = predict(trainer, self._tokens, DecodingSetting())
         self._known: dict[DecodingSetting, HeldOut] = {}
 
     def __call__(self, setting: DecodingSetting) -> HeldOut:
         if setting not in self._known:
-            early = self._predict(setting)
+            early = predict(self._trainer, self._tokens, setting)
             pairs = zip(early.predictions, self._full.predictions, strict=True)
             self._known[setting] = HeldOut(
                 losses=[self._score(number, *pair)[0] for number, pair in enumerate(pairs)],
@@ -237,8 +325,10 @@ class _HeldOutCheck:
             )
         return self._known[setting]
 
-    def _predict(self, setting: DecodingSetting):
-        self._trainer.generation = GenerationSettings(
-            setting.policy, setting.precision, warm_up=True, synchronize=self._synchronize
-        )
-        return self._trainer.predict(self._tokens, metric_key_prefix="held_out")
+
+def predict(trainer: GenerationTrainer, tokens: Dataset, setting: DecodingSetting):
+    """Texts and speed of some prompts, as deployed, of transformers' `predict`."""
+    trainer.generation = GenerationSettings(
+        setting.policy, setting.precision, warm_up=True, synchronize=trainer.generation.synchronize
+    )
+    return trainer.predict(tokens, metric_key_prefix="held_out")

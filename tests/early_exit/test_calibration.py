@@ -233,7 +233,7 @@ def test_every_chain_may_win_and_the_cheapest_setting_does():
     result = calibrate_chains(losses, [3, 3], thresholds, deep, costs, 0.1, 0.05)
     assert (result.certified, result.index, result.threshold, result.n) == (True, 5, 0.1, 400)
     assert result.accepted == [0, 1, 3, 4, 5]
-    assert calibrate_chains(losses, [3, 3], thresholds, deep, [1.0] + [0.5] + costs[2:], 0.1, 0.05).index == 1
+    assert calibrate_chains(losses, [3, 3], thresholds, deep, [1.0, 0.5, *costs[2:]], 0.1, 0.05).index == 1
 
 
 def test_prompts_needed_give_nine_draws_in_ten():

@@ -26,26 +26,31 @@ from early_exit.calibration.multiple_tests import (
     threshold_tests,
 )
 from early_exit.calibration.pareto import pareto_front, pareto_sequence, pareto_split, pareto_test
+from early_exit.calibration.promises import GUARANTEES, Promise
 from early_exit.calibration.sample_size import PromptsNeeded, prompts_for_power, prompts_needed
 from early_exit.calibration.thresholds import (
     Calibration,
     calibrate,
     calibrate_chains,
+    calibrate_expectation,
     calibrate_pareto,
     check_grid,
 )
 
 __all__ = [
     "BOUNDS",
+    "GUARANTEES",
     "MAX_CHAINS",
     "TESTS",
     "Bound",
     "Calibration",
+    "Promise",
     "PromptsNeeded",
     "Test",
     "bonferroni",
     "calibrate",
     "calibrate_chains",
+    "calibrate_expectation",
     "calibrate_pareto",
     "chains",
     "check_grid",

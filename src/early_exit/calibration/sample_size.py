@@ -64,10 +64,7 @@ def prompts_for_power(
 
 def _power(drawn: np.ndarray, n: int, delta: float, epsilon: float, bound: str) -> float:
     """Share of draws of n prompts that pass. drawn: [draws, 2¹⁴], or [draws, 1] of one loss alone."""
-    if drawn.shape[1] == 1:
-        rows = np.repeat(drawn[:1], n, axis=1)
-    else:
-        rows = drawn[:, :n]
+    rows = np.repeat(drawn[:1], n, axis=1) if drawn.shape[1] == 1 else drawn[:, :n]
     if bound == "wsr":
         return float((wsr_rows(rows, delta, epsilon) <= epsilon).mean())
     function = bound_named(bound)

@@ -10,6 +10,7 @@ import numpy as np
 from early_exit.bounds import bound_named, check_level, checked_losses, upper_bound, warn_of_order
 from early_exit.calibration.multiple_tests import TESTS, chains, threshold_tests
 from early_exit.calibration.pareto import pareto_sequence, pareto_split
+from early_exit.calibration.promises import expected_losses
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,16 @@ def calibrate(
     bound: str = "wsr",
     test: str = "fixed_sequence",
     full_depth: Sequence[bool] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Calibration:
     """The lowest threshold whose mean loss is at most δ with probability 1 − ε.
 
     loss_table: [prompts, thresholds], in the order in which prompts were drawn; a column that was not
     evaluated is NaN throughout and cannot pass. thresholds: [K] in [0, 1], each once, in the order of
     testing: descending, the safest first. test: a name of `threshold_tests`. full_depth: [K], whether no
-    token can leave there; by default where the threshold is 1, which no confidence exceeds.
+    token can leave there; by default where the threshold is 1, which no confidence exceeds. groups:
+    [prompts], where the promise is for the mean of each group of prompts: the largest p-value of a group
+    counts, which needs no correction (Berger 1982, intersection-union test).
     Warns as `early_exit.bounds.p_value`. Raises ValueError for values outside these ranges.
     """
     table = np.asarray(loss_table, dtype=np.float64)
@@ -72,8 +76,9 @@ def calibrate(
     if full_depth is None:
         full_depth = [threshold >= 1 for threshold in thresholds]
     starts = TESTS[test].starts(len(thresholds))
-    found = certify(table, TESTS[test].accepted, starts, full_depth, delta, epsilon, bound, test)
-    return picked(found, table, thresholds, full_depth, thresholds)
+    columns = Columns(table, bound, epsilon / starts, groups)
+    found = certify(columns, TESTS[test].accepted, full_depth, delta, epsilon, test)
+    return picked(found, columns, thresholds, full_depth, thresholds)
 
 
 def calibrate_chains(
@@ -85,6 +90,7 @@ def calibrate_chains(
     delta: float,
     epsilon: float,
     bound: str = "wsr",
+    groups: Sequence[int] | None = None,
 ) -> Calibration:
     """The cheapest setting of several chains (`multiple_tests.chains`) that passes, on all prompts.
 
@@ -94,8 +100,9 @@ def calibrate_chains(
     """
     table = np.asarray(loss_table, dtype=np.float64)
     accepts = partial(_accepted_chains, lengths)
-    found = certify(table, accepts, len(lengths), full_depth, delta, epsilon, bound, "chains")
-    return picked(found, table, costs, full_depth, thresholds)
+    columns = Columns(table, bound, epsilon / len(lengths), groups)
+    found = certify(columns, accepts, full_depth, delta, epsilon, "chains")
+    return picked(found, columns, costs, full_depth, thresholds)
 
 
 def calibrate_pareto(
@@ -106,20 +113,46 @@ def calibrate_pareto(
     delta: float,
     epsilon: float,
     bound: str = "wsr",
+    groups: Sequence[int] | None = None,
 ) -> Calibration:
     """The cheapest setting that passes Pareto testing (`pareto.pareto_test`). Arguments as there and in
     `calibrate_chains`; costs: [prompts, settings]."""
     table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     first = pareto_split(len(table))
     order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
-    tested = table[first:][:, order]
+    tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
     in_order = [full_depth[place] for place in order]
-    found = certify(tested, TESTS["pareto"].accepted, 1, in_order, delta, epsilon, bound, "pareto")
+    found = certify(tested, TESTS["pareto"].accepted, in_order, delta, epsilon, "pareto")
     result = picked(found, tested, range(len(order), 0, -1), in_order, [thresholds[place] for place in order])
     fields = {name: getattr(result, name) for name in Calibration.__dataclass_fields__}
     fields["accepted"] = [order[place] for place in result.accepted]
     fields["index"] = None if result.index is None else order[result.index]
     return Calibration(**fields)
+
+
+class Columns:
+    """A loss table [prompts, settings], and the p-values of its columns. level: that bets are aimed at;
+    groups: [prompts] or None, see `calibrate`. Raises ValueError for groups of fewer than two prompts."""
+
+    def __init__(self, table: np.ndarray, bound: str, level: float, groups: Sequence[int] | None = None):
+        self.table, self.level = table, level
+        self.bound, self._bound = bound, bound_named(bound)
+        everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
+        self._groups = [everyone == group for group in np.unique(everyone)]
+        self.ordered = self._bound.ordered
+
+    def p_values(self, delta: float) -> list[float]:
+        """[settings], NaN for columns that were not evaluated."""
+        return [self._of(column, delta) for column in self.table.T]
+
+    def upper_bound(self, index: int, epsilon: float) -> float:
+        """Of a column, of its worst group."""
+        return max(upper_bound(self.table[group, index], epsilon, self.bound) for group in self._groups)
+
+    def _of(self, column: np.ndarray, delta: float) -> float:
+        if np.isnan(column).all():
+            return math.nan
+        return max(self._bound(checked_losses(column[group]), delta, self.level) for group in self._groups)
 
 
 @dataclass(frozen=True)
@@ -129,49 +162,43 @@ class Accepted:
     p_values: list[float]
     accepted: list[int]
     smallest_delta: float | None
-    level: float
     delta: float
     epsilon: float
-    bound: str
     test: str
 
 
 def certify(
-    table: np.ndarray,
+    columns: Columns,
     accepts: Callable[[Sequence[float], float], list[int]],
-    starts: int,
     full_depth: Sequence[bool],
     delta: float,
     epsilon: float,
-    bound: str,
     test: str,
 ) -> Accepted:
-    """Runs a test over the columns of `table`, [prompts, settings]. accepts: p-values and ε to indices; starts:
-    how many settings share ε at first. The others: as in `calibrate`."""
+    """Runs a test over the columns. accepts: p-values and ε to indices. The others: as in `calibrate`."""
     check_level("delta", delta)
     check_level("epsilon", epsilon)
-    level = epsilon / starts
-    p_values = [_column_p_value(column, delta, bound, level) for column in table.T]
+    p_values = columns.p_values(delta)
     accepted = accepts(p_values, epsilon)
-    if bound_named(bound).ordered:
-        _warn_of_columns(table, accepted, delta)
+    if columns.ordered:
+        _warn_of_columns(columns.table, accepted, delta)
 
     def exits_at(tried: float) -> bool:
-        values = [_column_p_value(column, tried, bound, level) for column in table.T]
-        return any(not full_depth[index] for index in accepts(values, epsilon))
+        return any(not full_depth[index] for index in accepts(columns.p_values(tried), epsilon))
 
-    return Accepted(p_values, accepted, _smallest(exits_at), level, delta, epsilon, bound, test)
+    return Accepted(p_values, accepted, _smallest(exits_at), delta, epsilon, test)
 
 
 def picked(
     found: Accepted,
-    table: np.ndarray,
+    columns: Columns,
     costs: Sequence[float],
     full_depth: Sequence[bool],
     thresholds: Sequence[float],
 ) -> Calibration:
     """Picks the cheapest of the accepted settings that exit; any choice among them holds, since all
     acceptances hold together."""
+    table = columns.table
     exiting = [index for index in found.accepted if not full_depth[index]]
     index = min(exiting, key=lambda place: costs[place], default=None)
     shown = first_exiting(table, full_depth) if index is None else index
@@ -182,19 +209,58 @@ def picked(
         threshold=None if index is None else float(thresholds[index]),
         delta=found.delta,
         epsilon=found.epsilon,
-        bound=found.bound,
+        bound=columns.bound,
         test=found.test,
         n=len(table),
         p_values=found.p_values,
         accepted=found.accepted,
         p_value=found.p_values[shown],
         mean_loss=math.fsum(losses) / len(losses),
-        upper_bound=upper_bound(losses, found.epsilon, found.bound),
+        upper_bound=columns.upper_bound(shown, found.epsilon),
         only_full_depth=bool(found.accepted) and index is None,
-        level=found.level,
+        level=columns.level,
         step=None if index is None else index + 1,
         steps=table.shape[1],
         smallest_delta=found.smallest_delta,
+    )
+
+
+def calibrate_expectation(
+    loss_table, thresholds: Sequence[float], delta: float, full_depth: Sequence[bool] | None = None
+) -> Calibration:
+    """The lowest threshold whose loss is at most δ in expectation, over calibration draws and a further
+    prompt together: conformal risk control (`promises.expected_losses`), which has no ε and promises less.
+    Arguments as in `calibrate`; p-values and the upper bound are NaN."""
+    table = np.asarray(loss_table, dtype=np.float64)
+    check_grid(thresholds)
+    check_level("delta", delta)
+    if full_depth is None:
+        full_depth = [threshold >= 1 for threshold in thresholds]
+    expected = expected_losses(table)
+    accepted = [index for index, value in enumerate(expected) if value <= delta]
+    exiting = [index for index in accepted if not full_depth[index]]
+    index = exiting[-1] if exiting else None
+    shown = first_exiting(table, full_depth) if index is None else index
+    reachable = [value for value, deep in zip(expected, full_depth, strict=True) if not deep and value < 1]
+    losses = checked_losses(table[:, shown])
+    return Calibration(
+        certified=index is not None,
+        index=index,
+        threshold=None if index is None else float(thresholds[index]),
+        delta=delta,
+        epsilon=math.nan,
+        bound="conformal",
+        test="expectation",
+        n=len(table),
+        p_values=[math.nan] * len(expected),
+        accepted=accepted,
+        p_value=math.nan,
+        mean_loss=math.fsum(losses) / len(losses),
+        upper_bound=math.nan,
+        only_full_depth=bool(accepted) and index is None,
+        step=None if index is None else index + 1,
+        steps=len(expected),
+        smallest_delta=float(min(reachable)) if reachable else None,
     )
 
 
@@ -218,12 +284,6 @@ def check_grid(thresholds: Sequence[float]) -> None:
 
 def _accepted_chains(lengths: Sequence[int], p_values: Sequence[float], epsilon: float) -> list[int]:
     return chains(p_values, lengths, epsilon)
-
-
-def _column_p_value(column: np.ndarray, delta: float, bound: str, epsilon: float) -> float:
-    if np.isnan(column).all():
-        return math.nan
-    return bound_named(bound)(checked_losses(column), delta, epsilon)
 
 
 def _warn_of_columns(table: np.ndarray, accepted: list[int], delta: float) -> None:

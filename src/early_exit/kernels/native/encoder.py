@@ -39,13 +39,7 @@ class NativeEncoder:
         longest = int(-(-int(lengths.max()) // 64) * 64)
         biases, threads = self._biases(longest), torch.get_num_threads()
         status = self._library.ee_encode(
-            self._encoder,
-            threads,
-            states.data_ptr(),
-            starts.ctypes.data,
-            len(lengths),
-            biases.address,
-            longest,
+            self._encoder, threads, states.data_ptr(), starts.ctypes.data, len(lengths), biases.address, longest
         )
         check(status)
         return states
