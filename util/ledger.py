@@ -6,6 +6,7 @@ together where they share prompts, whatever model or setting they are about: who
 what passes has tried them all. The same calibration run again is the same attempt, with the same outcome.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -83,6 +84,9 @@ class Ledger:
         text = json.dumps(line, ensure_ascii=False) + "\n"
         for file in self._files:
             try:
+                # The administrator may write anywhere; a folder that is marked read-only stays as it is.
+                if not file.parent.stat().st_mode & 0o222:
+                    raise OSError(errno.EROFS, "the folder is read-only")
                 cut_off = file.is_file() and file.read_bytes()[-1:] not in (b"", b"\n")
                 with file.open("a", encoding="utf-8") as stream:
                     stream.write("\n" + text if cut_off else text)

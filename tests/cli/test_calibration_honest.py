@@ -121,10 +121,13 @@ def test_full_depth_is_no_certificate(capsys, place, more):
 
 def test_both_numbers_are_about_the_first_setting_that_exits(place):
     """Few prompts, a small δ: λ = 1 fails as well, and the table goes on to the first that exits."""
-    found = run(place, "small", "--thresholds", "1.0", "0.0", "--calibrate_delta", ".02")["deltas"][0]
-    assert found["mean_loss"] > 0
+    more = ("--thresholds", "1.0", "0.0", "--calibrate_delta", ".02", "--calibrate_loss", "mismatch")
+    found = run(place, "small", *more)["deltas"][0]
+    columns = json.loads((place / "small" / "loss_table.json").read_text())["columns"]
+    assert [column["setting"]["threshold"] for column in columns[1:]] == [1.0, 0.0]
     assert found["setting"]["threshold"] == 0.0
-    assert found["smallest_delta"] > found["mean_loss"]
+    assert found["mean_loss"] == pytest.approx(sum(columns[2]["losses"]) / 12)
+    assert found["smallest_delta"] > max(0.2, found["mean_loss"])
 
 
 def test_a_measure_is_a_knob_and_chains_share_epsilon(place):

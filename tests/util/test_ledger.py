@@ -54,5 +54,10 @@ def test_either_ledger_is_enough_and_bad_lines_are_named(tmp_path):
         assert run(Ledger([one]), "c").number == 2
     with pytest.warns(UserWarning, match="line 3 is no attempt"):
         assert run(Ledger([one]), "d").number == 3  # what follows a line that was cut off counts
+    (tmp_path / "two").chmod(0o555)  # even the administrator leaves it alone
+    before = (two / LEDGER_FILE).read_text()
+    with pytest.warns(UserWarning, match="no attempt is noted in .*read-only"):
+        run(Ledger([two]), "e")
+    assert (two / LEDGER_FILE).read_text() == before
     with pytest.warns(UserWarning, match="no attempt is noted"):
         assert run(Ledger([tmp_path / "nowhere"]), "a").number == 1
