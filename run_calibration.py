@@ -11,12 +11,13 @@ import numpy as np
 from datasets import Dataset
 
 from early_exit import DecodingSetting
-from early_exit.calibration import Calibration
+from early_exit.calibration import TESTS, Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
 from models.calibrated import Certified
 from models.calibration_file import CALIBRATION_FILE
 from trainers.generation import GenerationSettings, GenerationTrainer
 from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array
+from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
 from util.files import read_json, write_json
@@ -29,6 +30,7 @@ from util.words import without_words
 
 LOSS_TABLE_FILE = "loss_table.json"
 _NAIVE_SHARES = (0.9, 0.95)
+_SEQUENTIAL_FILE = "sequential.json"
 _TIMED = 64  # prompts that rivals are timed on
 
 
@@ -98,7 +100,8 @@ def calibrate_exits(
     if trainer.is_world_process_zero():
         ledger.start(identity, own.hashes, attempt)
     key = {"fingerprint": context.fingerprint, "prompts": own.identity()}
-    table = _Table(trainer, own, plan, key, source)
+    one_by_one = TESTS[plan.test].one_by_one
+    table = (_SequentialTable if one_by_one else _Table)(trainer, own, plan, key, source)
     table.build()
     check = _HeldOutCheck(trainer, prompts["held_out"], plan) if "held_out" in prompts else None
     entries = [_entry(delta, table, check, context) for delta in plan.deltas]
@@ -145,15 +148,13 @@ def _print(trainer: GenerationTrainer, text: str) -> None:
 
 def _entry(delta: float, table: "_Table", check: "_HeldOutCheck | None", context: Context) -> dict[str, Any]:
     """The verdict for a δ, printed."""
-    plan, model = table.plan, table.trainer.model
     found = table.certify(delta)
-    deep = plan.full_depth(model.num_exits)
-    setting = plan.settings[first_exiting(table.losses, deep) if found.index is None else found.index]
+    setting = table.plan.settings[table.first_exiting() if found.index is None else found.index]
     result = entry(
         found,
         setting,
         check(setting) if check and found.certified else None,
-        None if found.certified else plan.prompts_needed(table.losses, delta, model.num_exits),
+        None if found.certified else table.prompts_needed(delta),
         context,
     )
     _print(table.trainer, verdict(result, context))
@@ -255,6 +256,14 @@ class _Table:
         costs = [1 / speeds[number] if number in speeds else np.inf for number in range(len(self.columns))]
         return self.plan.certify(*arguments, costs=np.array(costs))
 
+    def first_exiting(self) -> int:
+        """Of the settings that were evaluated."""
+        return first_exiting(self.losses, self.plan.full_depth(self.trainer.model.num_exits))
+
+    def prompts_needed(self, delta: float) -> PromptsNeeded | None:
+        """For a δ that was not certified."""
+        return self.plan.prompts_needed(self.losses, delta, self.trainer.model.num_exits)
+
     def _speed(self, setting: DecodingSetting) -> float:
         """Tokens per second on the first prompts, measured once and kept with the table."""
         for each in self._speeds:
@@ -302,6 +311,51 @@ class _Table:
         if self.trainer.is_world_process_zero():
             found = {**self._key, "columns": self._saved, "speeds": self._speeds}
             write_json(self._file, {**found, **self._source})
+
+
+class _SequentialTable:
+    """What `_Table` is to a test that reads prompts one by one: it decodes no more of them than it needs, and
+    keeps their losses in sequential.json to go on from."""
+
+    def __init__(
+        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
+    ):
+        self.trainer, self.plan, self._prompts = trainer, plan, prompts
+        self._key, self._source = key | {"settings": [each.to_dict() for each in plan.settings]}, source
+        self._file = Path(trainer.args.output_dir) / _SEQUENTIAL_FILE
+        file = read_json(self._file, default={})
+        same = all(file.get(name) == value for name, value in self._key.items())
+        self.losses = file["losses"] if same else [[] for _ in plan.settings]
+
+    def build(self) -> None:
+        """Nothing: losses are decoded when they are asked for."""
+        score = _score(self._prompts, self.plan, self.trainer.processing_class)
+        self._lazy = LazyLosses(
+            self.trainer, self._prompts.tokens, self.plan.settings, score, self.losses, self._write
+        )
+
+    def certify(self, delta: float) -> Calibration:
+        """What passes for a δ."""
+        return self.plan.certify_one_by_one(
+            self._lazy, len(self._prompts.tokens), delta, self.trainer.model.num_exits
+        )
+
+    def first_exiting(self) -> int:
+        """Of the settings."""
+        deep = self.plan.full_depth(self.trainer.model.num_exits)
+        return deep.index(False) if False in deep else 0
+
+    def prompts_needed(self, delta: float) -> None:
+        """It says when it has enough."""
+        return None
+
+    def naive(self) -> list[dict]:
+        """There is no table to search."""
+        return []
+
+    def _write(self) -> None:
+        if self.trainer.is_world_process_zero():
+            write_json(self._file, {**self._key, "losses": self.losses, **self._source})
 
 
 class _HeldOutCheck:

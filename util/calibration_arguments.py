@@ -6,7 +6,14 @@ from pathlib import Path
 
 from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS, check_level
-from early_exit.calibration import MAX_CHAINS, Promise, check_grid, knob_tests, threshold_tests
+from early_exit.calibration import (
+    MAX_CHAINS,
+    Promise,
+    check_grid,
+    knob_tests,
+    sequential_tests,
+    threshold_tests,
+)
 from early_exit.policy import VERIFICATIONS
 from util.arguments import ExitArguments, ModelArguments, argument, make_lists
 from util.dissimilarity import CONSISTENCY, QUALITY, TEXTUAL
@@ -17,6 +24,11 @@ _KNOBS = (
     "engine_precision", "exit_min_layer", "exit_max_layer", "top_propagation", "verify", "max_draft",
     "accept_ratio", "exit_conf_type",
 )  # fmt: skip
+
+
+def _tests() -> list[str]:
+    """Names of the tests of one chain of thresholds."""
+    return threshold_tests() + sequential_tests()
 
 
 @dataclass
@@ -44,7 +56,7 @@ class CalibrationArguments:
     calibrate_test: str | None = field(
         default=None,
         metadata={
-            "help": f"Test of several thresholds: {', '.join(threshold_tests())}; fixed_sequence by default. "
+            "help": f"Test of several thresholds: {', '.join(_tests())}; fixed_sequence by default. "
             f"With --calibrate_grid: {', '.join(knob_tests())}; by default chains for up to {MAX_CHAINS} "
             "choices of knobs, pareto for more."
         },
@@ -222,7 +234,7 @@ def _check_names(calibration: CalibrationArguments) -> None:
         ("consistency_type", CONSISTENCY),
         ("calibrate_loss", CONSISTENCY.get(consistency, ())),
         ("calibrate_bound", BOUNDS),
-        ("calibrate_test", knob_tests() if calibration.calibrate_grid else threshold_tests()),
+        ("calibrate_test", knob_tests() if calibration.calibrate_grid else _tests()),
     ):
         value = getattr(calibration, flag)
         if value is not None and value not in names:
@@ -265,6 +277,11 @@ def _check_overlaps(calibration: CalibrationArguments, exits: ExitArguments) -> 
         }
         for name in (name for name, value in given.items() if value):
             raise UsageError(f"--guarantee expectation is not tested: it does not go with {name}")
+    if calibration.calibrate_test in sequential_tests():
+        if calibration.calibrate_bound != "wsr" or calibration.guarantee == "share":
+            raise UsageError("--calibrate_test sequential bets on its own: it does not go with other bounds")
+        if calibration.group_column is not None:
+            raise UsageError("--calibrate_test sequential does not go with --group_column")
     if calibration.calibrate_grid and calibration.calibrate_test == "pareto":
         check_pareto(calibration.max_calibrate_samples)
 

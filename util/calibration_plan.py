@@ -1,6 +1,7 @@
 """All of a calibration that is fixed before a loss is seen, as one value."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from early_exit.calibration import (
     Calibration,
     Promise,
     PromptsNeeded,
+    SequentialTest,
     calibrate,
     calibrate_chains,
     calibrate_expectation,
@@ -151,6 +153,43 @@ class CalibrationPlan:
             else:
                 found = calibrate_pareto(risks, thresholds, deep, read, *shared)
         return self._in_words_of(found, delta)
+
+    def certify_one_by_one(
+        self, loss: Callable[[int, int], float], prompts: int, delta: float, num_layers: int
+    ) -> Calibration:
+        """What a sequential test certifies for a δ, before the prompts run out.
+
+        loss: of a setting on a prompt, by their numbers. n of the result counts the prompts read.
+        """
+        deep = self.full_depth(num_layers)
+        tested = [index for index, full in enumerate(deep) if not full]
+        limit = self.promise.limit(delta)
+        test = SequentialTest(len(tested), limit, self.epsilon)
+        while test.current is not None and test.seen < prompts:
+            risk = self.promise.risks([loss(tested[test.current], test.seen)], delta)
+            test.update(float(risk[0]))
+        accepted = tested[: len(test.accepted_after)]
+        place = len(accepted) - 1 if accepted else 0
+        read = [loss(tested[place], prompt) for prompt in range(len(test.losses[place]))] if tested else []
+        chosen = accepted[-1] if accepted else None
+        return Calibration(
+            certified=bool(accepted),
+            index=chosen,
+            threshold=None if chosen is None else self.settings[chosen].policy.threshold,
+            delta=delta,
+            epsilon=self.epsilon,
+            bound="betting",
+            test=self.test,
+            n=max(map(len, test.losses), default=0),
+            p_values=[],
+            accepted=accepted,
+            p_value=self.epsilon if accepted else test.p_value,
+            mean_loss=float(np.mean(read)) if read else math.nan,
+            upper_bound=math.nan,
+            only_full_depth=any(deep) and not accepted,
+            step=len(accepted) or None,
+            steps=len(tested),
+        )
 
     def rivals(self, found: Calibration, layers: list[np.ndarray | None], model) -> list[int]:
         """Of each chain that has accepted settings the cheapest, to be timed: how fast precisions and heads

@@ -210,7 +210,8 @@ def _test(found: dict[str, Any], context: Context) -> str:
         parts = ["conformal risk control"]
     else:
         place = f" step {found['step']} of {found['settings']}" if found["step"] is not None else ""
-        parts = [f"{BOUNDS[found['bound']].label}, {TESTS[found['test']].label}{place}"]
+        names = [BOUNDS[found["bound"]].label] if found["bound"] in BOUNDS else []
+        parts = [*names, f"{TESTS[found['test']].label}{place}"]
     parts += [f"n = {found['n']}", f"seed {found['seed']}"]
     if context.groups:
         parts.append("of these " + ", ".join(f"{count} {name}" for name, count in context.groups.items()))

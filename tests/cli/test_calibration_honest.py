@@ -218,3 +218,22 @@ def test_flags_that_promise_nothing_are_refused(capsys, model, tmp_path, more, m
 def test_two_prompts_and_a_grid(place, prompts):
     more = ("--calibrate_grid", "exit_min_layer=1,2", "--thresholds", "0.9", "0.1")
     assert run(place, prompts, *more, rows=prompts)["deltas"][0]["n"] == int(prompts)
+
+
+def test_a_sequential_test_reads_no_more_prompts_than_it_needs(capsys, place):
+    more = ("--calibrate_test", "sequential", "--calibrate_delta", ".9", "--thresholds", "1.0", "0.9", "0.1")
+    result = run(place, "one", *more, rows="30")
+    found = result["deltas"][0]
+    losses = json.loads((place / "one" / "sequential.json").read_text())["losses"]
+    assert found["certified"]
+    assert found["threshold"] == 0.1
+    assert found["n"] < 30
+    assert losses[0] == []  # full depth, which needs no test
+    assert found["n"] <= len(losses[1]) < 30
+    assert f"n = {found['n']}" in capsys.readouterr().out
+    state = json.loads((place / "one" / "sweep_run.json").read_text())
+    (place / "one" / "sweep_run.json").write_text(json.dumps({**state, "finished": False}))
+    again = run(place, "one", *more, "--per_device_eval_batch_size", "3", rows="30")
+    assert {**again["deltas"][0], "speedup": 0} == {**found, "speedup": 0}
+    flags = cali_flags(place / "model", place / "two", *more, "--calibrate_bound", "hoeffding")
+    fails_with(capsys, flags, "--calibrate_test sequential bets on its own")

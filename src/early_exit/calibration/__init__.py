@@ -12,6 +12,7 @@ CALM, Schuster et al. 2022, section 4.
 """
 
 from early_exit.bounds import BOUNDS, Bound, confidence_interval, p_value, upper_bound
+from early_exit.calibration.monitor import Monitor
 from early_exit.calibration.multiple_tests import (
     MAX_CHAINS,
     TESTS,
@@ -23,11 +24,13 @@ from early_exit.calibration.multiple_tests import (
     holm,
     knob_tests,
     multi_start,
+    sequential_tests,
     threshold_tests,
 )
 from early_exit.calibration.pareto import pareto_front, pareto_sequence, pareto_split, pareto_test
 from early_exit.calibration.promises import GUARANTEES, Promise
 from early_exit.calibration.sample_size import PromptsNeeded, prompts_for_power, prompts_needed
+from early_exit.calibration.sequential import EProcess, SequentialTest
 from early_exit.calibration.thresholds import (
     Calibration,
     calibrate,
@@ -44,8 +47,11 @@ __all__ = [
     "TESTS",
     "Bound",
     "Calibration",
+    "EProcess",
+    "Monitor",
     "Promise",
     "PromptsNeeded",
+    "SequentialTest",
     "Test",
     "bonferroni",
     "calibrate",
@@ -67,6 +73,7 @@ __all__ = [
     "pareto_test",
     "prompts_for_power",
     "prompts_needed",
+    "sequential_tests",
     "threshold_tests",
     "upper_bound",
 ]

@@ -93,6 +93,7 @@ class Test:
     accepted: indices of the settings that pass, from their p-values in order, and ε. label: in verdicts.
     starts: of so many settings, how many share ε at first: bets are aimed at that level.
     stops_early: nothing passes behind the first setting that does not, so that the others need no losses.
+    one_by_one: it reads prompts until it is sure (`sequential.SequentialTest`), and no table.
     several_knobs: it takes several chains of thresholds (`chains`), or its order from losses and costs of
     other prompts (`pareto_test`), not from falling thresholds.
     """
@@ -104,6 +105,7 @@ class Test:
     starts: Callable[[int], int] = lambda settings: 1
     stops_early: bool = False
     several_knobs: bool = False
+    one_by_one: bool = False
 
 
 TESTS: dict[str, Test] = {
@@ -112,6 +114,7 @@ TESTS: dict[str, Test] = {
     "multi_start": Test(multi_start, "multi start", lambda settings: min(_STARTS, settings)),
     "holm": Test(holm, "Holm", lambda settings: settings),
     "bonferroni": Test(bonferroni, "bonferroni", lambda settings: settings),
+    "sequential": Test(fixed_sequence, "sequential, a mixture of bets", one_by_one=True),
     "chains": Test(chains, "a chain for each choice of knobs", several_knobs=True),
     "pareto": Test(fixed_sequence, "pareto", several_knobs=True),
 }
@@ -119,7 +122,12 @@ TESTS: dict[str, Test] = {
 
 def threshold_tests() -> list[str]:
     """Names of the tests along falling thresholds, those that `calibrate` takes."""
-    return [name for name, test in TESTS.items() if not test.several_knobs]
+    return [name for name, test in TESTS.items() if not (test.several_knobs or test.one_by_one)]
+
+
+def sequential_tests() -> list[str]:
+    """Names of the tests that read prompts until they are sure."""
+    return [name for name, test in TESTS.items() if test.one_by_one]
 
 
 def knob_tests() -> list[str]:
