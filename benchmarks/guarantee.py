@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    source = provenance(options.seed, "cpu")
 
     draws, epsilon, random = options.redraws, options.epsilon, np.random.default_rng(options.seed)
     losses, quality, layers, full = read_table(options.loss_table, options.settings)
@@ -119,7 +120,7 @@ def main() -> None:
     if options.json is not None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         shown = {"epsilon": epsilon, "violating": over, "rows": rows}
-        write_json(options.json, {**provenance(options.seed, "cpu"), **shown})
+        write_json(options.json, {**source, **shown})
         draw(rows, epsilon, options.json.with_suffix(".png"))
 
 
