@@ -23,8 +23,8 @@ class Calibration:
     mean_loss, upper_bound, p_value: of the picked setting, or of the first one tested that exits: of this
     setting alone, as if no other had been looked at. n: prompts that the test read. level: what the p-value
     of a setting is compared with when it is the first. steps: settings in the sequence; step: the place of
-    the picked one there, from 1. smallest_delta: the smallest δ for which some setting that exits passes
-    this test, to 1e-6; None for 1 or where none exits.
+    the picked one there, from 1. smallest_delta: where none is certified, the smallest δ for which
+    some setting that exits passes this test, to 1e-6; None for 1 or where none exits.
     """
 
     certified: bool
@@ -186,7 +186,8 @@ def certify(
     def exits_at(tried: float) -> bool:
         return any(not full_depth[index] for index in accepts(columns.p_values(tried), epsilon))
 
-    return Accepted(p_values, accepted, _smallest(exits_at), delta, epsilon, test)
+    passes = any(not full_depth[index] for index in accepted)
+    return Accepted(p_values, accepted, None if passes else _smallest(exits_at), delta, epsilon, test)
 
 
 def picked(
