@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from early_exit import DecodingSetting
-from early_exit.calibration import TESTS, Calibration, PromptsNeeded
+from early_exit.calibration import SEQUENTIAL_TESTS, Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
 from models.calibrated import Certified
 from models.calibration_file import CALIBRATION_FILE
@@ -100,7 +100,7 @@ def calibrate_exits(
     if trainer.is_world_process_zero():
         ledger.start(identity, own.hashes, attempt)
     key = {"fingerprint": context.fingerprint, "prompts": own.identity()}
-    one_by_one = TESTS[plan.test].one_by_one
+    one_by_one = plan.test in SEQUENTIAL_TESTS
     table = (_SequentialTable if one_by_one else _Table)(trainer, own, plan, key, source)
     table.build()
     check = _HeldOutCheck(trainer, prompts["held_out"], plan) if "held_out" in prompts else None

@@ -8,10 +8,10 @@ from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS, check_level
 from early_exit.calibration import (
     MAX_CHAINS,
+    SEQUENTIAL_TESTS,
     Promise,
     check_grid,
     knob_tests,
-    sequential_tests,
     threshold_tests,
 )
 from early_exit.policy import VERIFICATIONS
@@ -28,7 +28,7 @@ _KNOBS = (
 
 def _tests() -> list[str]:
     """Names of the tests of one chain of thresholds."""
-    return threshold_tests() + sequential_tests()
+    return [*threshold_tests(), *SEQUENTIAL_TESTS]
 
 
 @dataclass
@@ -277,7 +277,7 @@ def _check_overlaps(calibration: CalibrationArguments, exits: ExitArguments) -> 
         }
         for name in (name for name, value in given.items() if value):
             raise UsageError(f"--guarantee expectation is not tested: it does not go with {name}")
-    if calibration.calibrate_test in sequential_tests():
+    if calibration.calibrate_test in SEQUENTIAL_TESTS:
         if calibration.calibrate_bound != "wsr" or calibration.guarantee == "share":
             raise UsageError("--calibrate_test sequential bets on its own: it does not go with other bounds")
         if calibration.group_column is not None:

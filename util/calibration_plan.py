@@ -10,7 +10,6 @@ import numpy as np
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import (
     MAX_CHAINS,
-    TESTS,
     Calibration,
     Promise,
     PromptsNeeded,
@@ -21,6 +20,7 @@ from early_exit.calibration import (
     calibrate_pareto,
     pareto_split,
     prompts_for_power,
+    test_named,
 )
 from early_exit.calibration.thresholds import Columns, first_exiting
 from models.decoding_cost import bytes_per_token
@@ -102,7 +102,11 @@ class CalibrationPlan:
     ) -> bool:
         """Whether no δ can be certified by further columns of a chain. losses: [prompts, settings], NaN where
         a column was not evaluated; at least one column that exits is always evaluated."""
-        if self.promise.guarantee == "expectation" or self.test == "chains" or TESTS[self.test].stops_early:
+        if (
+            self.promise.guarantee == "expectation"
+            or self.test == "chains"
+            or test_named(self.test).stops_early
+        ):
             evaluated = [index for index in chain if not np.isnan(losses[0, index])]
             deep = self.full_depth(num_layers)
             if all(deep[index] for index in evaluated):
@@ -120,7 +124,9 @@ class CalibrationPlan:
 
     @property
     def _level(self) -> float:
-        starts = len(self.lengths) if self.test == "chains" else TESTS[self.test].starts(len(self.settings))
+        starts = (
+            len(self.lengths) if self.test == "chains" else test_named(self.test).starts(len(self.settings))
+        )
         return self.epsilon / starts
 
     def certify(
@@ -143,7 +149,7 @@ class CalibrationPlan:
         risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
         if self.promise.guarantee == "expectation":
             return calibrate_expectation(losses, thresholds, delta, deep)
-        if not TESTS[self.test].several_knobs:
+        if not test_named(self.test).several_knobs:
             found = calibrate(risks, thresholds, limit, self.epsilon, self.bound, self.test, deep, groups)
         else:
             read, shared = self._bytes(layers, model), (limit, self.epsilon, self.bound, groups)

@@ -9,11 +9,12 @@ import numpy as np
 from early_exit import DecodingSetting
 from early_exit.calibration import (
     BOUNDS,
-    TESTS,
     Calibration,
     Promise,
     PromptsNeeded,
     confidence_interval,
+    knob_tests,
+    test_named,
 )
 from models.effective_generation import unlike_greedy
 from util.dissimilarity import CONSISTENCY
@@ -162,7 +163,7 @@ def _prompts(found: dict[str, Any], context: Context) -> list[str]:
 
 def _certified(found: dict[str, Any], context: Context) -> list[str]:
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
-    if TESTS[found["test"]].several_knobs if found["test"] in TESTS else False:
+    if found["test"] in knob_tests():
         knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
     knobs += _drafts(found["setting"])
     lines = [
@@ -211,7 +212,7 @@ def _test(found: dict[str, Any], context: Context) -> str:
     else:
         place = f" step {found['step']} of {found['settings']}" if found["step"] is not None else ""
         names = [BOUNDS[found["bound"]].label] if found["bound"] in BOUNDS else []
-        parts = [*names, f"{TESTS[found['test']].label}{place}"]
+        parts = [*names, f"{test_named(found['test']).label}{place}"]
     parts += [f"n = {found['n']}", f"seed {found['seed']}"]
     if context.groups:
         parts.append("of these " + ", ".join(f"{count} {name}" for name, count in context.groups.items()))

@@ -15,6 +15,7 @@ from early_exit.bounds import BOUNDS, Bound, confidence_interval, p_value, upper
 from early_exit.calibration.monitor import Monitor
 from early_exit.calibration.multiple_tests import (
     MAX_CHAINS,
+    SEQUENTIAL_TESTS,
     TESTS,
     Test,
     bonferroni,
@@ -24,7 +25,7 @@ from early_exit.calibration.multiple_tests import (
     holm,
     knob_tests,
     multi_start,
-    sequential_tests,
+    test_named,
     threshold_tests,
 )
 from early_exit.calibration.pareto import pareto_front, pareto_sequence, pareto_split, pareto_test
@@ -44,6 +45,7 @@ __all__ = [
     "BOUNDS",
     "GUARANTEES",
     "MAX_CHAINS",
+    "SEQUENTIAL_TESTS",
     "TESTS",
     "Bound",
     "Calibration",
@@ -73,7 +75,7 @@ __all__ = [
     "pareto_test",
     "prompts_for_power",
     "prompts_needed",
-    "sequential_tests",
+    "test_named",
     "threshold_tests",
     "upper_bound",
 ]

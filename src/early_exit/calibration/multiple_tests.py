@@ -93,7 +93,6 @@ class Test:
     accepted: indices of the settings that pass, from their p-values in order, and ε. label: in verdicts.
     starts: of so many settings, how many share ε at first: bets are aimed at that level.
     stops_early: nothing passes behind the first setting that does not, so that the others need no losses.
-    one_by_one: it reads prompts until it is sure (`sequential.SequentialTest`), and no table.
     several_knobs: it takes several chains of thresholds (`chains`), or its order from losses and costs of
     other prompts (`pareto_test`), not from falling thresholds.
     """
@@ -105,7 +104,6 @@ class Test:
     starts: Callable[[int], int] = lambda settings: 1
     stops_early: bool = False
     several_knobs: bool = False
-    one_by_one: bool = False
 
 
 TESTS: dict[str, Test] = {
@@ -114,20 +112,25 @@ TESTS: dict[str, Test] = {
     "multi_start": Test(multi_start, "multi start", lambda settings: min(_STARTS, settings)),
     "holm": Test(holm, "Holm", lambda settings: settings),
     "bonferroni": Test(bonferroni, "bonferroni", lambda settings: settings),
-    "sequential": Test(fixed_sequence, "sequential, a mixture of bets", one_by_one=True),
     "chains": Test(chains, "a chain for each choice of knobs", several_knobs=True),
     "pareto": Test(fixed_sequence, "pareto", several_knobs=True),
 }
 
+# Those that read prompts until they are sure (`sequential.SequentialTest`), and no table.
+SEQUENTIAL_TESTS: dict[str, Test] = {"sequential": Test(fixed_sequence, "sequential, a mixture of bets")}
+
 
 def threshold_tests() -> list[str]:
     """Names of the tests along falling thresholds, those that `calibrate` takes."""
-    return [name for name, test in TESTS.items() if not (test.several_knobs or test.one_by_one)]
+    return [name for name, test in TESTS.items() if not test.several_knobs]
 
 
-def sequential_tests() -> list[str]:
-    """Names of the tests that read prompts until they are sure."""
-    return [name for name, test in TESTS.items() if test.one_by_one]
+def test_named(name: str) -> Test:
+    """Of `TESTS` or `SEQUENTIAL_TESTS`."""
+    return TESTS[name] if name in TESTS else SEQUENTIAL_TESTS[name]
+
+
+test_named.__test__ = False  # pytest's, again
 
 
 def knob_tests() -> list[str]:
