@@ -42,7 +42,7 @@ def _violations(axes, rows: list[dict], epsilon: float) -> None:
     axes.set_ylim(-0.001, 1)
     axes.set_ylabel("share of draws that violate")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _layers(axes, rows: list[dict]) -> None:
