@@ -50,7 +50,7 @@ from util.command_line import parse_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
-from util.ledger import Ledger
+from util.ledger import Ledger, may_write
 from util.metrics import ROUGE_TYPES, rouge_against, scoring_rules
 from util.pipeline import fingerprint_of, pipeline_of
 from util.results import SweepTable, heads_table, provenance, write_results
@@ -222,11 +222,13 @@ def tokenized_prompts(texts: dict, tokenizer, data_args: DataArguments) -> dict[
 
 
 def ledger_of(model_args: ModelArguments, data_args: DataArguments, folder: Path) -> Ledger:
-    """Beside the checkpoint's folder and the validation data, where these are on this machine; else in the
-    output folder. Not in the checkpoint's folder: measuring a model leaves it as it is."""
+    """Beside the checkpoint's folder and the validation data, where these are on this machine, and in the
+    output folder if neither can be written. Not in the checkpoint's folder: measuring a model leaves it as it
+    is."""
     names = (model_args.model_name_or_path, data_args.validation_file or data_args.dataset_name)
     places = [Path(name).resolve() for name in names if name is not None and Path(name).exists()]
-    return Ledger([place.parent for place in places] or [folder])
+    parents = [place.parent for place in places]
+    return Ledger([*parents, *([] if any(map(may_write, parents)) else [folder])])
 
 
 def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[PreTrainedModel, object]:

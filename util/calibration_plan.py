@@ -252,6 +252,7 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
             lengths += [len(new)] if new else []
     except ValueError as error:
         raise UsageError(f"--calibrate_grid: {error}") from error
+    _check_knobs(exits, calibration, settings)
     test = calibration.calibrate_test
     if test is None and calibration.calibrate_grid:
         test = "chains" if len(lengths) <= MAX_CHAINS else "pareto"
@@ -274,6 +275,19 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
         knobs=calibration.calibrate_grid or [],
         seed=seed,
     )
+
+
+def _check_knobs(exits: ExitArguments, calibration: CalibrationArguments, settings) -> None:
+    """Raises UsageError for a knob with several values that change no setting, such as one of drafts where
+    there are none."""
+    combinations = calibration.knobs
+    for name, first in combinations[0].items():
+        fixed = [knobs for knobs in combinations if knobs[name] == first]
+        if len(fixed) == len(combinations):
+            continue
+        same = {_setting(exits, knobs, threshold) for knobs in fixed for threshold in calibration.grid}
+        if same == set(settings):
+            raise UsageError(f"--calibrate_grid: {name} changes no setting here")
 
 
 def _drafting(exits: ExitArguments, knobs: dict) -> dict:

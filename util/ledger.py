@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Ledger:
 
     def finish(self, identity: dict[str, Any], documents: Sequence[str], outcome: Any) -> None:
         """Notes what came of it."""
-        self._append({"attempt": attempt_id(identity, documents), "outcome": outcome})
+        self._append({"attempt": attempt_id(identity, documents), "outcome": outcome}, warns=False)
 
     def _started(self) -> list[dict[str, Any]]:
         """The attempts of all files, each once, in the order in which they began."""
@@ -79,19 +80,25 @@ class Ledger:
                     warnings.warn(f"{file}, line {number} is no attempt and does not count", stacklevel=4)
         return list(found.values())
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any], warns: bool = True) -> None:
         """One write at the file's end: two runs at once do not mix their lines."""
         text = json.dumps(line, ensure_ascii=False) + "\n"
         for file in self._files:
             try:
-                # The administrator may write anywhere; a folder that is marked read-only stays as it is.
-                if not file.parent.stat().st_mode & 0o222:
+                if not may_write(file.parent):
                     raise OSError(errno.EROFS, "the folder is read-only")
                 cut_off = file.is_file() and file.read_bytes()[-1:] not in (b"", b"\n")
                 with file.open("a", encoding="utf-8") as stream:
                     stream.write("\n" + text if cut_off else text)
             except OSError as error:
-                warnings.warn(f"no attempt is noted in {file}: {error.strerror}", stacklevel=3)
+                if warns:
+                    warnings.warn(f"no attempt is noted in {file}: {error.strerror}", stacklevel=3)
+
+
+def may_write(folder: Path) -> bool:
+    """Whether a ledger may be left in a folder. The administrator could write anywhere; one that is marked
+    read-only stays as it is."""
+    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)
 
 
 def attempt_id(identity: dict[str, Any], documents: Sequence[str]) -> str:
