@@ -27,15 +27,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from calibration_tables import LOSS_TABLE_FILE, Prompts
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
-from run_calibration import (
-    LOSS_TABLE_FILE,
-    Prompts,
-    calibrate_exits,
-    calibration_settings,
-    save_with_checkpoint,
-)
+from run_calibration import calibrate_exits, calibration_settings, save_with_checkpoint
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
