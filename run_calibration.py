@@ -48,7 +48,11 @@ def calibrate_exits(
     attempts; spends: whether they share ε. source: of `util.results.provenance`.
     """
     own = prompts["calibration"]
-    identity = plan.identity() | {"fingerprint": fingerprint_of(pipeline), "references": own.identity()}
+    identity = (
+        plan.identity()
+        | {"spends": spends}
+        | {"fingerprint": fingerprint_of(pipeline), "references": own.identity()}
+    )
     attempt = ledger.attempt(identity, own.hashes, plan.epsilon, spends)
     plan = plan.with_epsilon(attempt.epsilon)
     context = Context(

@@ -64,9 +64,8 @@ class CalibrationArguments:
     guarantee: str = argument(
         "mean",
         "What is kept at most δ: the mean loss; the share of prompts with a loss above --loss_above; cvar, "
-        "the mean of the worst --worst_share of prompts; or expectation, the mean over calibration "
-        "draws too, "
-        "which is weaker.",
+        "the mean of the worst --worst_share of prompts; or expectation, the mean over calibration draws "
+        "too, which is weaker.",
     )
     loss_above: float | None = field(
         default=None,

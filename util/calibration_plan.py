@@ -79,7 +79,8 @@ class CalibrationPlan:
         """What makes it this attempt, as JSON values; ε is as asked for, before any spending."""
         values = {name: getattr(self, name) for name in ("consistency", "loss", "bound", "test", "deltas")}
         grid = [setting.to_dict() for setting in self.settings]
-        return {**values, "promise": asdict(self.promise), "deploy_delta": self.deploy_delta, "grid": grid}
+        values |= {"promise": asdict(self.promise), "deploy_delta": self.deploy_delta}
+        return {**values, "epsilon_asked": self.epsilon, "grid": grid}
 
     def with_epsilon(self, epsilon: float) -> "CalibrationPlan":
         """The same at another ε."""

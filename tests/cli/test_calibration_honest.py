@@ -48,10 +48,14 @@ def test_another_seed_over_the_same_prompts_is_the_same_attempt(place):
     other = run(place, "other", "--thresholds", "0.3", "--seed", "5", "--calibrate_epsilon_spending", "True")
     assert other["attempt"]["number"] == 3  # of other prompts, some of which it shares
     assert other["deltas"][0]["epsilon"] == pytest.approx(0.05 * 6 / (3 * 3.14159265) ** 2)
+    larger = run(place, "larger", "--seed", "1", *few, "--calibrate_epsilon", "0.2", rows="40")
+    assert (
+        larger["attempt"]["number"] == 4
+    )  # a larger ε for the first one's question is a question of its own
     for folder in (place, place / "data"):
         started = [line for line in lines(folder / LEDGER_FILE) if "documents" in line]
         finished = [line for line in lines(folder / LEDGER_FILE) if "outcome" in line]
-        assert (len(started), len(finished)) == (4, 4)
+        assert (len(started), len(finished)) == (5, 5)
         assert started[0]["grid"][0]["threshold"] == 0.5
         assert finished[0]["outcome"][0]["delta"] == 0.5
 
