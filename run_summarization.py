@@ -27,17 +27,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from calibration_tables import LOSS_TABLE_FILE, Prompts
 from early_exit.heads import head_kind
 from models.loading import load_model, new_model
 from models.lora import add_lora, merge_lora
 from models.perturbed_decoder import Perturbation
-from run_calibration import (
-    LOSS_TABLE_FILE,
-    Prompts,
-    calibrate_exits,
-    calibration_settings,
-    save_with_checkpoint,
-)
+from run_calibration import calibrate_exits, calibration_settings, save_with_checkpoint
 from run_own_text import all_documents, load_unlabelled, open_own_texts, own_text_examples
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
@@ -45,7 +40,7 @@ from trainers.joint import JointTrainer
 from trainers.stable import TrainingDivergedError
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
-from util.calibration_data import calibration_texts, save_training_documents
+from util.calibration_data import calibration_texts, document_hashes, save_training_documents
 from util.calibration_plan import calibration_plan
 from util.check_generation import check_generation, settle_generation
 from util.check_training import check_best_metric
@@ -53,8 +48,9 @@ from util.command_line import parse_arguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents, write_text
+from util.ledger import Ledger, may_write
 from util.metrics import ROUGE_TYPES, rouge_against, scoring_rules
-from util.pipeline import pipeline_of
+from util.pipeline import fingerprint_of, pipeline_of
 from util.results import SweepTable, heads_table, provenance, write_results
 from util.resume import check_checkpoint, resumption
 from util.run_folder import (
@@ -94,7 +90,7 @@ def run(*arguments) -> None:
     may_grow = training.do_train and not exit_args.train_meta_cm_head
     fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
-    check_exit_heads(model, exit_args)
+    check_exit_heads(model, exit_args, calibration)
     effective = settle_generation(model, data_args, training)
     check_generation(effective, model_args, exit_args, calibration, training)
     if calibration.do_cali:
@@ -111,17 +107,30 @@ def run(*arguments) -> None:
         rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
         weights = sum(parameter.requires_grad for parameter in trained.parameters())
         check_checkpoint(resume, model, weights, rates, training)
+    shared = {"generation": effective}  # by points of a sweep, and columns of a loss table
+    if calibration.do_cali:
+        prompts = tokenized_prompts(texts, tokenizer, data_args)
+        own, device = prompts["calibration"], training.device
+        pipeline = pipeline_of(
+            model,
+            tokenizer,
+            effective,
+            data_args,
+            exit_args,
+            plan.settings,
+            own.tokens["input_ids"],
+            device,
+        )
+        shared |= {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
     with training.main_process_first(desc="preparing the output folder"):
-        checkpoint = prepare_folder(folder, resume, effective, *arguments)
+        checkpoint = prepare_folder(folder, resume, shared, *arguments)
     trainer = make_trainer(model, tokenizer, texts, data_args, exit_args, training)
     if not exit_args.is_sweep:
         trainer.generation = generation_settings(policies[0], exit_args)
     source = provenance(training.seed, training.device) | scoring_rules()
     if calibration.do_cali:
-        batch = training.eval_batch_size
-        pipeline = pipeline_of(model, tokenizer, effective, data_args, exit_args, batch)
-        prompts = tokenized_prompts(texts, tokenizer, data_args)
-        result = calibrate_exits(trainer, prompts, plan, pipeline, source)
+        ledger, spends = ledger_of(model_args, data_args, folder), calibration.calibrate_epsilon_spending
+        result = calibrate_exits(trainer, prompts, plan, pipeline, ledger, spends, source)
         if calibration.save_calibration and trainer.is_world_process_zero():
             save_with_checkpoint(result, Path(model_args.model_name_or_path))
         return
@@ -149,7 +158,7 @@ def run(*arguments) -> None:
 def prepare_folder(
     folder: Path,
     resume: Path | bool | None,
-    effective: dict,
+    shared: dict,
     model_args: ModelArguments,
     data_args: DataArguments,
     exit_args: ExitArguments,
@@ -158,17 +167,17 @@ def prepare_folder(
 ) -> Path | None:
     """Readies the output folder. Returns the checkpoint to resume from, if there is one.
 
-    resume: see `util.resume.resumption`. effective: the generation config that points of a sweep and columns
-    of a loss table share.
+    resume: see `util.resume.resumption`. shared: what points of a sweep and columns of a loss table share
+    beside their flags.
     """
     check_writable(folder, "--output_dir")
     overwrite = exit_args.overwrite_output_dir
     if calibration.do_cali:
         context = calibration_settings(model_args, data_args, exit_args, calibration, training)
-        prepare_sweep(folder, context | {"generation": effective}, overwrite, LOSS_TABLE_FILE)
+        prepare_sweep(folder, context | shared, overwrite, LOSS_TABLE_FILE)
     elif exit_args.is_sweep:
         context = sweep_settings(model_args, data_args, exit_args, training)
-        prepare_sweep(folder, context | {"generation": effective}, overwrite)
+        prepare_sweep(folder, context | shared, overwrite)
     elif training.do_train:
         settings = run_settings(model_args, data_args, exit_args, training)
         if resume is False and not training.should_save:
@@ -218,9 +227,24 @@ def tokenized_prompts(texts: dict, tokenizer, data_args: DataArguments) -> dict[
     """For a calibration, by name."""
     length = data_args.generation_length
     return {
-        name: Prompts(tokenize(examples, tokenizer, data_args, length), examples["summary"])
+        name: Prompts(
+            tokenize(examples, tokenizer, data_args, length),
+            examples["references"],
+            document_hashes(examples),
+            examples["group"] if "group" in examples.column_names else None,
+        )
         for name, examples in texts.items()
     }
+
+
+def ledger_of(model_args: ModelArguments, data_args: DataArguments, folder: Path) -> Ledger:
+    """Beside the checkpoint's folder and the validation data, where these are on this machine, and in the
+    output folder if neither can be written. Not in the checkpoint's folder: measuring a model leaves it as it
+    is."""
+    names = (model_args.model_name_or_path, data_args.validation_file or data_args.dataset_name)
+    places = [Path(name).resolve() for name in names if name is not None and Path(name).exists()]
+    parents = [place.parent for place in places]
+    return Ledger([*parents, *([] if any(map(may_write, parents)) else [folder])])
 
 
 def load_model_and_tokenizer(model_args: ModelArguments, texts: dict) -> tuple[PreTrainedModel, object]:
@@ -264,7 +288,7 @@ def prepare_objective(model, exit_args: ExitArguments) -> None:
         model.add_exit_transformation()
 
 
-def check_exit_heads(model, exit_args: ExitArguments) -> None:
+def check_exit_heads(model, exit_args: ExitArguments, calibration: CalibrationArguments) -> None:
     """Makes the heads that are to be trained; else raises UsageError for heads that the model lacks."""
     if exit_args.train_meta_cm_head:
         if not hasattr(model.config, "exit_loss"):
@@ -276,7 +300,8 @@ def check_exit_heads(model, exit_args: ExitArguments) -> None:
             model.add_exit_heads(name, shared=exit_args.share_exit_head)
     elif exit_args.use_early_exit:
         try:
-            for name in exit_args.measures:
+            knobs = calibration.knobs if calibration.do_cali else []
+            for name in {*exit_args.measures, *(each.get("exit_conf_type") for each in knobs)} - {None}:
                 if head_kind(name) is not None:
                     model.check_exit_heads(name)
         except ValueError as error:

@@ -18,6 +18,7 @@ from models.engines import kept_for
 from models.exit_heads import fingerprint
 from models.generation import early_exit_generate
 from models.options import why_not_served
+from models.pipeline import pipeline_differences
 
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
 _VERSION = 1
@@ -29,8 +30,9 @@ class Certified:
 
     generation: the effective generation config that was calibrated (`models.effective_generation`).
     weights: `models.exit_heads.fingerprint` of the model. max_length: in tokens, start token included.
-    delta, epsilon, loss, n: the promise, on how many prompts it rests; fingerprint: of the pipeline, as the
-    verdict names it. Files of earlier versions lack generation and the promise.
+    delta, epsilon, loss, n: the promise, on how many prompts it rests; guarantee: what it promises of the
+    loss, in words; fingerprint: of the pipeline, as the verdict names it; pipeline: what else is compared
+    with a call (`models.pipeline`), weights as there. Files of earlier versions lack some of these.
     """
 
     setting: DecodingSetting
@@ -42,6 +44,8 @@ class Certified:
     loss: str | None = None
     n: int | None = None
     fingerprint: str | None = None
+    pipeline: dict[str, Any] | None = None
+    guarantee: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -83,7 +87,7 @@ def calibrated_policy(
         warnings.warn(f"calibrated exits do not serve {reason}: the full model decodes", stacklevel=4)
         return None, None
     options.update(with_length)
-    differs = _differs(model, certified, engine_precision, called)
+    differs = _differs(model, certified, engine_precision, called, options)
     if differs:
         warnings.warn(f"the calibrated guarantee does not hold here: {'; '.join(differs)}", stacklevel=4)
     return certified.setting.policy, engine_precision or certified.setting.precision
@@ -102,16 +106,29 @@ def _with_length(options: dict, max_length: int) -> dict:
     return {**options, "generation_config": config}
 
 
-def _differs(model, certified: Certified, engine_precision: str | None, called: dict) -> list[str]:
+def _differs(
+    model, certified: Certified, engine_precision: str | None, called: dict, options: dict
+) -> list[str]:
     """What of a call is not as it was calibrated."""
-    differs = []
-    weights = kept_for(model, "fingerprint", lambda: fingerprint(model))
-    if certified.weights != weights:
-        differs.append("the weights are not those that were calibrated")
-    precision = certified.setting.precision
-    if engine_precision not in (None, precision):
-        differs.append(f"precision {engine_precision} instead of {precision}")
+    if certified.pipeline is None:
+        differs = _differs_from_earlier(model, certified, engine_precision)
+    else:
+        differs = pipeline_differences(
+            certified.pipeline, model, certified.setting, engine_precision, options
+        )
     calibrated = certified.generation
     if calibrated is None:
         calibrated = greedy_generation(model, certified.max_length)
     return differs + differences(calibrated, called)
+
+
+def _differs_from_earlier(model, certified: Certified, engine_precision: str | None) -> list[str]:
+    """Of a setting that an earlier version certified: it knew some numbers of the weights, and the
+    precision."""
+    differs = []
+    if certified.weights != kept_for(model, "fingerprint", lambda: fingerprint(model)):
+        differs.append("the weights are not those that were calibrated")
+    precision = certified.setting.precision
+    if engine_precision not in (None, precision):
+        differs.append(f"precision {engine_precision} instead of {precision}")
+    return differs

@@ -11,6 +11,7 @@ from early_exit.setting import DecodingSetting
 from models.calibrated import Certified
 
 CALIBRATION_FILE = "calibration.json"
+_DEEPEST = 1000  # layers: no decoder has as many
 
 
 def read_certified(folder: Path | str) -> Certified | None:
@@ -29,13 +30,20 @@ def read_certified(folder: Path | str) -> Certified | None:
 
 
 def certified_of(result: dict[str, Any]) -> Certified | None:
-    """The setting to decode with, of the contents of calibration.json; None where none was certified."""
+    """The setting to decode with, of the contents of calibration.json; None where none was certified, or none
+    that exits: earlier versions certified full depth too. Theirs is the first δ's: to take another because it
+    passed would promise more than was tested."""
     if "exit_calibration" in result:
         values = result["exit_calibration"]
-        return None if values is None else Certified.from_dict(values)
-    found = next((entry for entry in result["deltas"] if entry["certified"]), None)  # of an earlier version
-    if found is None:
-        return None
+        certified = None if values is None else Certified.from_dict(values)
+    else:
+        found = result["deltas"][0]
+        certified = _of_earlier_version(result, found) if found["certified"] else None
+    deep = certified is not None and certified.setting.is_full_model(_DEEPEST)
+    return None if deep else certified
+
+
+def _of_earlier_version(result: dict[str, Any], found: dict[str, Any]) -> Certified:
     return Certified(
         setting=setting_of(result, found),
         weights=result["pipeline"]["weights"],

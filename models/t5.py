@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from early_exit.policy import ExitPolicy
 from early_exit.training.objectives import Objective
+from models.auditing import Audit
 from models.calibrated import CALIBRATED, calibrated_policy
 from models.effective_generation import merged_config
 from models.engines import engine_for, precision_of
@@ -159,6 +160,7 @@ class EarlyExitMixin:
         *args,
         exit_policy: ExitPolicy | str | None = CALIBRATED,
         engine_precision: str | None = None,
+        audit: Audit | None = None,
         **kwargs,
     ):
         """transformers' `generate`; with `exit_policy`, tokens leave where the policy says.
@@ -173,10 +175,16 @@ class EarlyExitMixin:
 
         engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
         None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
+
+        audit: decodes a random share of the prompts at full depth too and tells a monitor of the difference.
         """
         kwargs.update(zip(_GENERATE_ARGUMENTS, args, strict=False))
         if exit_policy == CALIBRATED:
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
+        if audit is not None:
+            if exit_policy is None:
+                raise ValueError("an audit compares exits with full depth, and there is no exit policy")
+            return audit.generate(self, exit_policy, engine_precision, kwargs)
         if exit_policy is None:
             if engine_precision is not None:
                 raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")

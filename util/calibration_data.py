@@ -22,10 +22,13 @@ def calibration_texts(
     --max_predict_samples to check with. These come from the test split where the data set has one, from the
     other validation examples otherwise; missing if there are none.
 
-    Of examples with one document only the first counts. Raises UsageError where there are too few, and where
-    a document was trained on or stands in both splits.
+    Which validation examples are drawn follows from the seed; the order in which bets read them, and which
+    examples check, follow from the documents alone: another seed over the same prompts is no further try.
+    Examples with one document are one, with all of their summaries as "references", a list. Raises
+    UsageError where there are too few, and where a document was trained on or stands in both splits.
     """
-    validation = _distinct(load_split("validation", data, model_args, None))
+    group = calibration.group_column
+    validation = _distinct(load_split("validation", data, model_args, None, group_column=group))
     wanted = calibration.max_calibrate_samples
     if len(validation) < wanted:
         raise UsageError(
@@ -34,18 +37,30 @@ def calibration_texts(
         )
     order = list(range(len(validation)))
     random.Random(seed).shuffle(order)
-    chosen = validation.select(order[:wanted])
+    chosen = _in_fixed_order(validation.select(order[:wanted]), "calibration")
     if data.dataset_name is None and data.test_file is None:
         rest = validation.select(order[wanted:])
     else:
-        rest = _distinct(load_split("test", data, model_args, None))
+        rest = _distinct(load_split("test", data, model_args, None, group_column=group))
         both = set(map(_hash, chosen["document"])) & set(map(_hash, rest["document"]))
         if both:
             raise UsageError(f"{len(both)} documents stand in both validation and test data")
+    rest = _in_fixed_order(rest, "held out")
     rest = rest.select(range(min(len(rest), data.max_predict_samples or len(rest))))
     texts = {"calibration": chosen} | ({"held_out": rest} if len(rest) > 1 else {})
     _check_unseen(texts, model_args)
     return texts
+
+
+def document_hashes(examples: Dataset) -> list[str]:
+    """Of the documents, spaces aside."""
+    return list(map(_hash, examples["document"]))
+
+
+def _in_fixed_order(examples: Dataset, salt: str) -> Dataset:
+    """By a hash of the documents: a random order that nobody chooses."""
+    keys = [hashlib.sha256(f"{salt} {each}".encode()).digest() for each in document_hashes(examples)]
+    return examples.select(sorted(range(len(keys)), key=keys.__getitem__))
 
 
 def save_training_documents(texts: dict[str, Dataset], model_args: ModelArguments, folder: Path) -> None:
@@ -72,10 +87,13 @@ def _trained_on(model_args: ModelArguments) -> set[str]:
 
 
 def _distinct(examples: Dataset) -> Dataset:
-    first = {}
-    for number, document in enumerate(examples["document"]):
-        first.setdefault(_hash(document), number)
-    return examples.select(first.values())
+    """Each document once, the first of its examples, with the summaries of all of them."""
+    numbers: dict[str, list[int]] = {}
+    for number, key in enumerate(document_hashes(examples)):
+        numbers.setdefault(key, []).append(number)
+    summaries = examples["summary"]
+    references = [list(dict.fromkeys(summaries[one] for one in same)) for same in numbers.values()]
+    return examples.select([same[0] for same in numbers.values()]).add_column("references", references)
 
 
 def _hash(document: str) -> str:

@@ -1,22 +1,31 @@
 """All of a calibration that is fixed before a loss is seen, as one value."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from early_exit import DecodingSetting, ExitPolicy
-from early_exit.bounds import upper_bound
 from early_exit.calibration import (
-    TESTS,
+    MAX_CHAINS,
     Calibration,
+    Promise,
+    PromptsNeeded,
+    SequentialTest,
     calibrate,
+    calibrate_chains,
+    calibrate_expectation,
+    calibrate_pareto,
     pareto_split,
-    pareto_test,
-    prompts_needed,
+    prompts_for_power,
+    test_named,
 )
+from early_exit.calibration.thresholds import Columns, first_exiting
 from models.decoding_cost import bytes_per_token
 from util.arguments import ExitArguments
-from util.calibration_arguments import CalibrationArguments
+from util.calibration_arguments import CalibrationArguments, check_pareto
 from util.errors import UsageError
 
 
@@ -24,19 +33,22 @@ from util.errors import UsageError
 class CalibrationPlan:
     """What is tested, for which promise, and how.
 
-    settings: in the order of columns: thresholds fall, for each choice of knobs. thresholds: the grid.
-    knobs: as on the command line. The others are flags of `CalibrationArguments`; seed: of the draw of
-    prompts.
+    settings: in the order of columns: thresholds fall, for each choice of knobs, a chain. lengths: of the
+    chains. thresholds: the grid. knobs: as on the command line. deploy_delta: the δ whose setting is left for
+    `generate`. The others are flags of `CalibrationArguments`; seed: of the draw of prompts.
     """
 
     measure: str
     consistency: str
     loss: str
+    promise: Promise
     bound: str
     test: str
     epsilon: float
     deltas: list[float]
+    deploy_delta: float
     settings: list[DecodingSetting]
+    lengths: list[int]
     thresholds: list[float]
     knobs: list[str]
     seed: int
@@ -45,11 +57,34 @@ class CalibrationPlan:
         deltas = ", ".join(f"{delta:g}" for delta in self.deltas)
         order = " ".join(f"{threshold:g}" for threshold in self.thresholds)
         knobs = f" × {' '.join(self.knobs)}" if self.knobs else ""
+        how = (
+            "conformal risk control"
+            if self.promise.guarantee == "expectation"
+            else f"ε = {self.epsilon:.3g}, {self.bound}, {self.test}"
+        )
+        deployed = "" if len(self.deltas) == 1 else f" (to deploy: {self.deploy_delta:g})"
+        promised = self.promise.words(f"{self.consistency} loss ({self.loss})")
         return (
-            f"calibrating {self.measure}: {self.consistency} loss ({self.loss}), δ = {deltas}, ε = "
-            f"{self.epsilon:g}, {self.bound}, {self.test}, seed {self.seed}\n"
+            f"calibrating {self.measure}: {promised}, δ = {deltas}{deployed}, {how}, seed {self.seed}\n"
             f"  thresholds in order: {order}{knobs}"
         )
+
+    @property
+    def chains(self) -> list[list[int]]:
+        """The columns of each chain, in the order of testing."""
+        ends = np.cumsum(self.lengths).tolist()
+        return [list(range(end - length, end)) for end, length in zip(ends, self.lengths, strict=True)]
+
+    def identity(self) -> dict[str, Any]:
+        """What makes it this attempt, as JSON values; ε is as asked for, before any spending."""
+        values = {name: getattr(self, name) for name in ("consistency", "loss", "bound", "test", "deltas")}
+        grid = [setting.to_dict() for setting in self.settings]
+        values |= {"promise": asdict(self.promise), "deploy_delta": self.deploy_delta}
+        return {**values, "epsilon_asked": self.epsilon, "grid": grid}
+
+    def with_epsilon(self, epsilon: float) -> "CalibrationPlan":
+        """The same at another ε."""
+        return replace(self, epsilon=epsilon)
 
     def check_model(self, model) -> None:
         """Raises UsageError for settings that the model cannot have."""
@@ -59,78 +94,201 @@ class CalibrationPlan:
         except ValueError as error:
             raise UsageError(f"--calibrate_grid: {error}") from error
 
-    def settled(self, losses: np.ndarray) -> bool:
-        """Whether no δ can be certified by further columns. losses: [prompts, settings], NaN where a column
-        was not evaluated."""
-        if not TESTS[self.test].stops_early:
-            return False
-        evaluated = int((~np.isnan(losses[0])).sum())
-        return all(len(self._along_thresholds(losses, delta).accepted) < evaluated for delta in self.deltas)
+    def full_depth(self, num_layers: int) -> list[bool]:
+        """For each setting, whether its texts are the full model's by construction."""
+        return [setting.is_full_model(num_layers) for setting in self.settings]
+
+    def settled(
+        self, losses: np.ndarray, chain: Sequence[int], num_layers: int, groups: list[int] | None = None
+    ) -> bool:
+        """Whether no δ can be certified by further columns of a chain. losses: [prompts, settings], NaN where
+        a column was not evaluated; at least one column that exits is always evaluated."""
+        if (
+            self.promise.guarantee == "expectation"
+            or self.test == "chains"
+            or test_named(self.test).stops_early
+        ):
+            evaluated = [index for index in chain if not np.isnan(losses[0, index])]
+            deep = self.full_depth(num_layers)
+            if all(deep[index] for index in evaluated):
+                return False
+            return all(self._fails(losses[:, evaluated], delta, groups) for delta in self.deltas)
+        return False
+
+    def _fails(self, losses: np.ndarray, delta: float, groups: list[int] | None) -> bool:
+        """Whether some of the columns cannot be accepted at any level up to ε."""
+        if self.promise.guarantee == "expectation":
+            grid = np.linspace(1, 0, losses.shape[1])
+            return len(calibrate_expectation(losses, grid, delta).accepted) < losses.shape[1]
+        columns = Columns(self.promise.risks(losses, delta), self.bound, self._level, groups)
+        return any(value > self.epsilon for value in columns.p_values(self.promise.limit(delta)))
+
+    @property
+    def _level(self) -> float:
+        starts = (
+            len(self.lengths) if self.test == "chains" else test_named(self.test).starts(len(self.settings))
+        )
+        return self.epsilon / starts
 
     def certify(
-        self, losses: np.ndarray, layers: list[np.ndarray | None], delta: float, model
+        self,
+        losses: np.ndarray,
+        layers: list[np.ndarray | None],
+        delta: float,
+        model,
+        groups: list[int] | None = None,
+        costs: np.ndarray | None = None,
     ) -> Calibration:
-        """What passes for a δ: along the thresholds, or by Pareto testing where there are more knobs.
+        """What passes for a δ. costs: [settings], in the place of the bytes below. The setting that is
+        picked is the cheapest, in bytes of weights read for a token with the layers that ran; within a
+        chain, that is the one of fewest layers.
 
-        losses: as in `settled`; layers: [prompts] for each column, of what the model runs.
+        losses: as in `settled`; layers: [prompts] for each column, of what the model runs. groups: [prompts],
+        whose means are promised each.
         """
-        if not TESTS[self.test].several_knobs:
-            return self._along_thresholds(losses, delta)
-        pairs = zip(self.settings, layers, strict=True)
-        costs = np.array([bytes_per_token(model, setting, ran) for setting, ran in pairs]).T
-        return self._across_knobs(losses, costs, delta)
+        deep, thresholds = self.full_depth(model.num_exits), [s.policy.threshold for s in self.settings]
+        risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
+        if self.promise.guarantee == "expectation":
+            return calibrate_expectation(losses, thresholds, delta, deep)
+        if not test_named(self.test).several_knobs:
+            found = calibrate(risks, thresholds, limit, self.epsilon, self.bound, self.test, deep, groups)
+        else:
+            read, shared = self._bytes(layers, model), (limit, self.epsilon, self.bound, groups)
+            if self.test == "chains":
+                costs = read.mean(axis=0) if costs is None else costs
+                found = calibrate_chains(risks, self.lengths, thresholds, deep, costs, *shared)
+            else:
+                found = calibrate_pareto(risks, thresholds, deep, read, *shared)
+        return self._in_words_of(found, delta)
 
-    def prompts_needed(self, losses: list[float], delta: float) -> int | None:
-        """About how many prompts δ would take, were all losses like these."""
-        return prompts_needed(losses, delta, self.epsilon, self.bound)
+    def certify_one_by_one(
+        self, loss: Callable[[int, int], float], prompts: int, delta: float, num_layers: int
+    ) -> Calibration:
+        """What a sequential test certifies for a δ, before the prompts run out.
 
-    def _along_thresholds(self, losses: np.ndarray, delta: float) -> Calibration:
-        thresholds = [setting.policy.threshold for setting in self.settings]
-        return calibrate(losses, thresholds, delta, self.epsilon, self.bound, self.test)
-
-    def _across_knobs(self, losses: np.ndarray, costs: np.ndarray, delta: float) -> Calibration:
-        chosen, order, p_values = pareto_test(losses, costs, delta, self.epsilon, self.bound)
-        place = order.index(chosen) if chosen is not None else 0
-        tested = losses[pareto_split(len(losses)) :, order[place]]
+        loss: of a setting on a prompt, by their numbers. n of the result counts the prompts read.
+        """
+        deep = self.full_depth(num_layers)
+        tested = [index for index, full in enumerate(deep) if not full]
+        limit = self.promise.limit(delta)
+        test = SequentialTest(len(tested), limit, self.epsilon)
+        while test.current is not None and test.seen < prompts:
+            risk = self.promise.risks([loss(tested[test.current], test.seen)], delta)
+            test.update(float(risk[0]))
+        accepted = tested[: len(test.accepted_after)]
+        place = len(accepted) - 1 if accepted else 0
+        read = [loss(tested[place], prompt) for prompt in range(len(test.losses[place]))] if tested else []
+        chosen = accepted[-1] if accepted else None
         return Calibration(
-            certified=chosen is not None,
+            certified=bool(accepted),
             index=chosen,
             threshold=None if chosen is None else self.settings[chosen].policy.threshold,
             delta=delta,
             epsilon=self.epsilon,
-            bound=self.bound,
+            bound="betting",
             test=self.test,
-            n=len(tested),
-            p_values=p_values,
-            accepted=order[: place + 1] if chosen is not None else [],
-            p_value=p_values[place],
-            mean_loss=float(tested.mean()),
-            upper_bound=upper_bound(tested, self.epsilon, self.bound),
+            n=max(map(len, test.losses), default=0),
+            p_values=[],
+            accepted=accepted,
+            p_value=self.epsilon if accepted else test.p_value,
+            mean_loss=float(np.mean(read)) if read else math.nan,
+            upper_bound=math.nan,
+            only_full_depth=any(deep) and not accepted,
+            step=len(accepted) or None,
+            steps=len(tested),
         )
+
+    def rivals(self, found: Calibration, layers: list[np.ndarray | None], model) -> list[int]:
+        """Of each chain that has accepted settings the cheapest, to be timed: how fast precisions and heads
+        are beside each other is the machine's."""
+        if self.test != "chains":
+            return []
+        costs, deep = self._bytes(layers, model).mean(axis=0), self.full_depth(model.num_exits)
+        accepted = [set(found.accepted) & set(chain) for chain in self.chains]
+        exiting = [[index for index in sorted(each) if not deep[index]] for each in accepted]
+        return [min(each, key=lambda index: costs[index]) for each in exiting if each]
+
+    def _bytes(self, layers: list[np.ndarray | None], model) -> np.ndarray:
+        """Read for a token, [prompts, settings], infinite for columns that were not evaluated."""
+        prompts = len(next(ran for ran in layers if ran is not None))
+        pairs = zip(self.settings, layers, strict=True)
+        return np.array(
+            [
+                np.full(prompts, np.inf) if ran is None else bytes_per_token(model, setting, ran)
+                for setting, ran in pairs
+            ]
+        ).T
+
+    def _in_words_of(self, found: Calibration, delta: float) -> Calibration:
+        """With δ, and bounds of what is promised, in the place of those of the risk behind it."""
+        smallest = found.smallest_delta
+        return replace(
+            found,
+            delta=delta,
+            upper_bound=self.promise.promised(found.upper_bound, delta),
+            smallest_delta=None if smallest is None else self.promise.promised(smallest, delta),
+        )
+
+    def prompts_needed(self, losses: np.ndarray, delta: float, num_layers: int) -> PromptsNeeded | None:
+        """How many prompts δ would take at the first setting that exits, were all losses like these; None
+        where there is no such setting or no test. losses: as in `settled`."""
+        deep = self.full_depth(num_layers)
+        if all(deep) or self.promise.guarantee == "expectation":
+            return None
+        risks = self.promise.risks(losses[:, first_exiting(losses, deep)], delta)
+        share = 1 - pareto_split(len(losses)) / len(losses) if self.test == "pareto" else 1.0
+        return prompts_for_power(risks, self.promise.limit(delta), self._level, self.bound, share)
 
 
 def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, seed: int) -> CalibrationPlan:
     """Of the flags, which have been checked. Raises UsageError for knobs that exclude each other."""
+    settings, lengths = {}, []
     try:
-        every = [
-            _setting(exits, knobs, threshold) for knobs in calibration.knobs for threshold in calibration.grid
-        ]
-        settings = list(dict.fromkeys(every))  # knobs of drafts change nothing where there are none
+        for knobs in calibration.knobs:
+            chain = [_setting(exits, knobs, threshold) for threshold in calibration.grid]
+            new = [
+                each for each in chain if each not in settings
+            ]  # drafts' knobs change nothing without drafts
+            settings |= dict.fromkeys(new)
+            lengths += [len(new)] if new else []
     except ValueError as error:
         raise UsageError(f"--calibrate_grid: {error}") from error
+    _check_knobs(exits, calibration, settings)
+    test = calibration.calibrate_test
+    if test is None and calibration.calibrate_grid:
+        test = "chains" if len(lengths) <= MAX_CHAINS else "pareto"
+    if test == "pareto":
+        check_pareto(calibration.max_calibrate_samples)
+    measures = {setting.policy.measure: None for setting in settings}
     return CalibrationPlan(
-        measure=exits.measures[0],
+        measure=", ".join(measures),
         consistency=calibration.consistency_type,
         loss=calibration.calibrate_loss,
-        bound=calibration.calibrate_bound,
-        test="pareto" if calibration.calibrate_grid else calibration.calibrate_test,
+        promise=calibration.promise,
+        bound=calibration.promise.bound(calibration.calibrate_bound),
+        test=test or "fixed_sequence",
         epsilon=calibration.calibrate_epsilon,
         deltas=calibration.deltas,
-        settings=settings,
+        deploy_delta=calibration.deployed_delta,
+        settings=list(settings),
+        lengths=lengths,
         thresholds=calibration.grid,
         knobs=calibration.calibrate_grid or [],
         seed=seed,
     )
+
+
+def _check_knobs(exits: ExitArguments, calibration: CalibrationArguments, settings) -> None:
+    """Raises UsageError for a knob with several values that change no setting, such as one of drafts where
+    there are none."""
+    combinations = calibration.knobs
+    for name, first in combinations[0].items():
+        fixed = [knobs for knobs in combinations if knobs[name] == first]
+        if len(fixed) == len(combinations):
+            continue
+        same = {_setting(exits, knobs, threshold) for knobs in fixed for threshold in calibration.grid}
+        if same == set(settings):
+            raise UsageError(f"--calibrate_grid: {name} changes no setting here")
 
 
 def _drafting(exits: ExitArguments, knobs: dict) -> dict:
@@ -150,7 +308,7 @@ def _drafting(exits: ExitArguments, knobs: dict) -> dict:
 def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSetting:
     top_k = knobs.get("top_propagation", exits.propagated[0])
     policy = ExitPolicy(
-        measure=exits.measures[0],
+        measure=knobs.get("exit_conf_type", exits.measures[0]),
         threshold=threshold,
         min_layer=knobs.get("exit_min_layer", exits.exit_min_layer),
         position_temperature=exits.exit_position_temp,

@@ -84,6 +84,24 @@ def _check(entry: dict[str, Any]) -> tuple[float, float, float]:
     return held_out["mean"], held_out["low"], held_out["high"]
 
 
+def plot_monitor(state: dict[str, Any]) -> Figure:
+    """Mean audited loss and wealth of each day, of a monitor's state, with δ and the alarm's 1/ε."""
+    figure = Figure(figsize=(6, 4.4), layout="constrained")
+    losses, wealth = figure.subplots(2, 1, sharex=True)
+    days = state["days"]
+    dates = [day["date"] for day in days]
+    losses.plot(dates, [day["mean_loss"] for day in days], marker="o", label="mean audited loss")
+    losses.axhline(state["delta"], color="0.5", linestyle="--", label="δ")
+    wealth.plot(dates, [day["wealth"] for day in days], marker="o", color="tab:red", label="wealth")
+    wealth.axhline(1 / state["epsilon"], color="0.5", linestyle="--", label="alarm, 1/ε")
+    wealth.set_yscale("log")
+    for axes in (losses, wealth):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    wealth.tick_params(axis="x", labelrotation=40 if len(days) > 4 else 0, labelsize=8)
+    return figure
+
+
 def naive_table(runs: Runs) -> str:
     """Thresholds that a search without a guarantee takes, beside the certified ones, as Markdown."""
     rows = [["measure", "consistency", "n", "how", "λ", "calibration loss", "held-out loss", "layers"]]
@@ -91,7 +109,8 @@ def naive_table(runs: Runs) -> str:
         common = [run["measure"], run["consistency"], str(prompts(run))]
         for naive in run["naive"]:
             how = f"naive, {naive['share']:.0%} of full quality"
-            rows.append([*common, how, f"{naive['threshold']:g}", f"{naive['mean_loss']:.3f}", "", ""])
+            below = " or lower" if naive.get("cut_off") else ""  # where the table ends
+            rows.append([*common, how, f"{naive['threshold']:g}{below}", f"{naive['mean_loss']:.3f}", "", ""])
         for entry in run["deltas"]:
             how = f"calibrated, δ = {entry['delta']:g}"
             if not entry["certified"]:

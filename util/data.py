@@ -40,14 +40,19 @@ _KINDS = {list: "a list", dict: "a dictionary"}
 
 
 def load_split(
-    split: str, data: DataArguments, model: ModelArguments, limit: int | None, needs_summaries: bool = True
+    split: str,
+    data: DataArguments,
+    model: ModelArguments,
+    limit: int | None,
+    needs_summaries: bool = True,
+    group_column: str | None = None,
 ) -> Dataset:
     """The examples of a split, `{"document": str, "summary": str}`; the first `limit` of them.
 
     split: "train", "validation" or "test". Local files are read as text, cell by cell, and anew every time;
     of data sets with other types, values become their `str`. Without `needs_summaries` there is no "summary"
-    where the data has no such column or nothing in it. Missing values become empty texts; a warning counts
-    these.
+    where the data has no such column or nothing in it. group_column: is read as "group". Missing values
+    become empty texts; a warning counts these.
 
     Raises UsageError for a file that is missing, empty or unreadable, for missing columns, for a split
     without examples, and for a value that is a list, a dictionary or bytes.
@@ -64,6 +69,11 @@ def load_split(
         raise UsageError(f"{source.name} holds no examples for {split}")
     document, summary = _columns(source.name, source.columns, data, needs_summaries)
     columns = {"document": document} | ({} if summary is None else {"summary": summary})
+    if group_column is not None:
+        if group_column not in source.columns:
+            known = ", ".join(source.columns)
+            raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
+        columns["group"] = group_column
     examples = _texts(source, columns, limit, cached=not data.overwrite_cache)
     if not needs_summaries and summary is not None and not any(examples["summary"]):
         examples, columns = examples.remove_columns("summary"), {"document": document}

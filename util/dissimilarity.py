@@ -4,7 +4,7 @@ References: CALM, Schuster et al. 2022, section 4.1 (textual and risk consistenc
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,10 +87,12 @@ QUALITY: dict[str, Comparison] = {
 CONSISTENCY = {"textual": TEXTUAL, "risk": QUALITY}
 
 
-def loss(consistency: str, name: str, early: str, full: str, reference: str) -> float:
+def loss(consistency: str, name: str, early: str, full: str, references: str | Sequence[str]) -> float:
     """The loss in [0, 1] of a prompt's early text. consistency: "textual" or "risk"; name: a key of `TEXTUAL`
-    or `QUALITY`. Risk is max(0, (1 − quality of early) − (1 − quality of full)), prompt by prompt."""
+    or `QUALITY`. Risk is max(0, (1 − quality of early) − (1 − quality of full)), prompt by prompt; of several
+    references each text is compared with the one that it is best against."""
     if consistency == "textual":
         return min(1.0, max(0.0, TEXTUAL[name](early, full)))
-    quality = QUALITY[name]
-    return max(0.0, quality(full, reference) - quality(early, reference))
+    references = [references] if isinstance(references, str) else references
+    own, other = (max(QUALITY[name](text, each) for each in references) for text in (full, early))
+    return max(0.0, own - other)

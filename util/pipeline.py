@@ -2,29 +2,62 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from models.exit_heads import fingerprint
+import torch
+
+from early_exit import DecodingSetting
+from early_exit.confidence import get_measure
+from models.pipeline import exit_heads_hash, model_pipeline, shared_prefix, tokenizer_hash
 from util.arguments import DataArguments, ExitArguments
 
 
 def pipeline_of(
-    model, tokenizer, effective: dict[str, Any], data: DataArguments, exits: ExitArguments, batch: int
+    model,
+    tokenizer,
+    effective: dict[str, Any],
+    data: DataArguments,
+    exits: ExitArguments,
+    settings: Sequence[DecodingSetting],
+    prompts: Sequence[list[int]],
+    device: torch.device,
 ) -> dict[str, Any]:
-    """JSON values. effective: of `models.effective_generation`; batch: rows decoded at a time.
+    """JSON values. effective: of `models.effective_generation`; settings: that are calibrated; prompts: to
+    calibrate with, as tokens.
 
-    What can change a text belongs here: an entry that is added makes another fingerprint.
+    What can change a text belongs here or in `models.pipeline`: an entry that is added makes another
+    fingerprint. The number of rows decoded at a time is not among them: a row's text does not depend on it.
     """
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    prefix = data.source_prefix or ""
+    longest = len(tokenizer(prefix, add_special_tokens=False).input_ids) if prefix else 0
+    own = DecodingSetting(precision=exits.engine_precision or "float32")
+    measures = {setting.policy.measure for setting in settings}
+    heads = [name for name in measures if name is not None and get_measure(name).needs_exit_head]
     return {
         "decoding": "greedy",
-        "precision": exits.engine_precision or "float32",
+        "precision": own.precision,
         "LM head": "screened" if exits.lm_head_screen else "whole",
-        "batch": batch,
         "max tokens": effective["max_length"],
         "source tokens": data.max_source_length,
-        "prefix": repr(data.source_prefix or ""),
-        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:8],
-        "weights": fingerprint(model),
+        "prefix": repr(prefix),
+        "prefix tokens": shared_prefix(prompts, longest),
+        "tokenizer": tokenizer_hash(tokenizer),
+        **model_pipeline(model, own, device),
+        "exit head": exit_heads_hash(model, heads),
         "generation": effective,
     }
+
+
+def certified_pipeline(
+    pipeline: dict[str, Any], model, setting: DecodingSetting, device: torch.device
+) -> dict[str, Any]:
+    """The same of one setting, for `models.calibrated.Certified`, but for what that holds itself."""
+    others = {name: value for name, value in pipeline.items() if name not in ("generation", "precision")}
+    return others | model_pipeline(model, setting, device)
+
+
+def fingerprint_of(pipeline: dict[str, Any]) -> str:
+    """The hash that stands for a pipeline."""
+    text = json.dumps(pipeline, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,22 +1,31 @@
 """What a calibration found, in words that can be quoted, and as calibration.json."""
 
-import hashlib
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from early_exit import DecodingSetting
-from early_exit.calibration import BOUNDS, TESTS, Calibration
+from early_exit.calibration import (
+    BOUNDS,
+    Calibration,
+    Promise,
+    PromptsNeeded,
+    confidence_interval,
+    knob_tests,
+    test_named,
+)
 from models.effective_generation import unlike_greedy
 from util.dissimilarity import CONSISTENCY
+from util.ledger import Attempt
+from util.pipeline import fingerprint_of
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Losses [n] of prompts that calibration did not see, with layers and speed measured on them.
+    """Losses [n] of prompts that calibration did not see, in an order that nobody chose, with layers and
+    speed measured on them.
 
     speedup: tokens per second over those of the full model; None where there was nothing to check with.
     """
@@ -25,16 +34,17 @@ class HeldOut:
     block_avg: float
     speedup: float
 
-    def summary(self, delta: float) -> dict[str, float]:
-        """n, mean with its 95% interval (normal approximation within [0, 1]), and the spread of prompts."""
-        losses = np.array(self.losses)
-        mean = float(losses.mean())
-        margin = 1.96 * float(losses.std(ddof=1)) / math.sqrt(len(losses))
+    def summary(self, delta: float, promise: Promise | None = None) -> dict[str, float]:
+        """n; what is promised at most δ (the mean loss, by default) as `mean`, with its 95% interval of
+        betting (`confidence_interval`); and the spread of prompts."""
+        promise, losses = promise or Promise(), np.array(self.losses)
+        risks = promise.risks(losses, delta)
+        low, high = confidence_interval(risks)
         return {
             "n": len(losses),
-            "mean": mean,
-            "low": max(0.0, mean - margin),
-            "high": min(1.0, mean + margin),
+            "mean": promise.promised(float(risks.mean()), delta),
+            "low": promise.promised(low, delta),
+            "high": promise.promised(high, delta),
             "p90": float(np.quantile(losses, 0.9)),
             "max": float(losses.max()),
             "share_above_delta": float((losses > delta).mean()),
@@ -44,7 +54,8 @@ class HeldOut:
 @dataclass(frozen=True)
 class Context:
     """What all verdicts of a run share. pipeline: what the guarantee is tied to, by name; layers: L;
-    settings: how many were to be tested; seed: of the draw of prompts."""
+    settings: how many were to be tested; seed: of the draw of prompts; promise: what is kept at most δ;
+    attempt: on these prompts, see `util.ledger`; groups: prompts of each group that is promised for."""
 
     measure: str
     consistency: str
@@ -53,83 +64,126 @@ class Context:
     num_layers: int
     settings: int
     seed: int
+    promise: Promise = Promise()  # noqa: RUF009 # frozen
+    attempt: Attempt | None = None
+    groups: dict[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Of the pipeline."""
-        text = json.dumps(self.pipeline, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return fingerprint_of(self.pipeline)
+
+    @property
+    def promised(self) -> str:
+        """What is kept at most δ, in words."""
+        loss = f"{self.consistency} loss ({CONSISTENCY[self.consistency][self.loss].label})"
+        each = f" in each of the groups {', '.join(self.groups)}" if self.groups else ""
+        return self.promise.words(loss) + each
 
 
 def entry(
     calibration: Calibration,
     setting: DecodingSetting,
     held_out: HeldOut | None,
-    needed: int | None,
+    needed: PromptsNeeded | None,
     context: Context,
 ) -> dict[str, Any]:
-    """One δ of calibration.json. setting: what is certified, or the first one tested; needed: prompts that it
-    would take where nothing is certified."""
+    """One δ of calibration.json. setting: what is certified, or the first one tested that exits; needed:
+    prompts that it would take where nothing is certified."""
     found = asdict(calibration)
+    checked = None if held_out is None else held_out.summary(calibration.delta, context.promise)
     return {
         **{name: found[name] for name in ("certified", "threshold", "delta", "epsilon", "bound", "test")},
+        "only_full_depth": calibration.only_full_depth,
+        "guarantee": context.promise.guarantee,
+        "promised": context.promised,
         "setting": setting.to_dict(),
+        "measure": setting.policy.measure,
         "engine_precision": setting.precision,
         "exit_min_layer": setting.policy.min_layer,
         "top_propagation": setting.policy.top_k,
         "p_value": calibration.p_value,
         "n": calibration.n,
+        "groups": context.groups,
         "seed": context.seed,
+        "attempt": None if context.attempt is None else asdict(context.attempt),
         "mean_loss": calibration.mean_loss,
         "upper_bound": calibration.upper_bound,
-        "step": None if calibration.index is None else calibration.index + 1,
-        "settings": context.settings,
-        "held_out": None if held_out is None else held_out.summary(calibration.delta),
+        "step": calibration.step,
+        "settings": calibration.steps or context.settings,
+        "held_out": checked,
         "block_avg": None if held_out is None else held_out.block_avg,
         "speedup": None if held_out is None else held_out.speedup,
-        "smallest_delta": calibration.upper_bound if not calibration.certified else None,
-        "prompts_needed": needed,
+        "smallest_delta": None if calibration.certified else calibration.smallest_delta,
+        "prompts_needed": None if needed is None else needed.n,
+        "prompts_range": None if needed is None else asdict(needed),
         "fingerprint": context.fingerprint,
     }
 
 
 def verdict(found: dict[str, Any], context: Context) -> str:
     """An entry in words."""
-    level = f"{100 * (1 - found['epsilon']):g}%"
-    what = f"{context.consistency} loss ({CONSISTENCY[context.consistency][context.loss].label})"
-    test = f"{BOUNDS[found['bound']].label}, {TESTS[found['test']].label}"
-    if not found["certified"]:
-        smallest = f"smallest δ that it could be certified for: {found['smallest_delta']:.3f}"
-        lines = [
-            f"NOT CERTIFIED: full model. {context.measure}, no setting keeps the mean {what} "
-            f"≤ {found['delta']:g} with confidence {level}",
-            f"  {test}, n = {found['n']}, seed {found['seed']} · at the first setting: mean "
-            f"{found['mean_loss']:.3f}; {smallest}",
+    lines = _certified(found, context) if found["certified"] else _not_certified(found, context)
+    return "\n".join(lines)
+
+
+def _not_certified(found: dict[str, Any], context: Context) -> list[str]:
+    which = "only full depth" if found["only_full_depth"] else "full model"
+    lines = [
+        f"NOT CERTIFIED: {which}. {context.measure}, no setting that exits keeps the {context.promised} ≤ "
+        f"{found['delta']:g}{_confidence(found)}",
+        f"  {_test(found, context)} · at the first setting that exits: mean loss {found['mean_loss']:.3f}",
+    ]
+    if found["smallest_delta"] is not None:
+        lines[-1] += f"; smallest δ that would have passed: {found['smallest_delta']:.3f}, not promised now"
+    return lines + _prompts(found, context)
+
+
+def _prompts(found: dict[str, Any], context: Context) -> list[str]:
+    """What is known of how many prompts δ would take."""
+    needed, delta = found["prompts_range"], found["delta"]
+    if needed is None:
+        return []
+    if needed["n"] is not None:
+        high = "without end" if needed["high"] is None else str(needed["high"])
+        low = needed["n"] if needed["low"] is None else needed["low"]
+        return [
+            f"  δ = {delta:g} would take about {needed['n']} prompts for 9 chances in 10, were they all like "
+            f"these (90% range: {low} to {high})"
         ]
-        needed = found["prompts_needed"]
-        if needed is None:
-            lines.append("  no number of such prompts would do: the mean itself is not below δ")
-        else:
-            lines.append(f"  δ = {found['delta']:g} would take about {needed} such prompts")
-        return "\n".join(lines)
+    limit = context.promise.limit(delta)
+    interval = f"its 95% interval is [{needed['mean_low']:.3f}, {needed['mean_high']:.3f}]"
+    what = "its mean loss" if context.promise.guarantee == "mean" else "the mean risk behind the promise"
+    if needed["mean_low"] > limit:
+        return [f"  at that setting more prompts would not do: {what} is above {limit:.3g}, {interval}"]
+    return [
+        f"  whether more prompts would do there is not known: {what} may be below {limit:.3g}, {interval}"
+    ]
+
+
+def _certified(found: dict[str, Any], context: Context) -> list[str]:
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
-    if TESTS[found["test"]].several_knobs:
+    if found["test"] in knob_tests():
         knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
     knobs += _drafts(found["setting"])
-    step = f"step {found['step']} of {found['settings']}"
     lines = [
-        f"certified: {context.measure}, λ = {found['threshold']:g}{knobs}: mean {what} ≤ {found['delta']:g} "
-        f"with confidence {level} over calibration draws",
-        f"  {test} {step}, n = {found['n']}, seed {found['seed']} · calibration mean "
-        f"{found['mean_loss']:.3f}, {level} upper bound {found['upper_bound']:.3f}",
+        f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {context.promised} ≤ "
+        f"{found['delta']:g}{_confidence(found)}",
+        f"  {_test(found, context)} · calibration mean loss {found['mean_loss']:.3f}",
     ]
+    if not math.isnan(found["upper_bound"]):
+        lines.append(
+            f"  {_level(found)} upper bound {found['upper_bound']:.3f}, for this setting alone, as if "
+            f"it had not "
+            "been selected"
+        )
     check = found["held_out"]
     if check is None:
         lines.append("  held out: no prompts were left to check with")
     else:
         lines += [
-            f"  held out (n = {check['n']}, not used above): mean {check['mean']:.3f} "
-            f"[{check['low']:.3f}, {check['high']:.3f}] · per prompt: p90 {check['p90']:.2f}, "
+            f"  held out (n = {check['n']}, not used above): {check['mean']:.3f}, 95% interval "
+            f"[{check['low']:.3f}, {check['high']:.3f}] · loss per prompt: p90 {check['p90']:.2f}, "
             f"max {check['max']:.2f}, {100 * check['share_above_delta']:.0f}% above {found['delta']:g}",
             f"  layers {found['block_avg']:.1f} of {context.num_layers} · {found['speedup']:.1f} times the "
             "tokens per second of full depth, measured",
@@ -138,7 +192,40 @@ def verdict(found: dict[str, Any], context: Context) -> str:
         f"  holds for prompts like these and this pipeline ({_pipeline(found, context)}; "
         f"{context.fingerprint})"
     )
-    return "\n".join(lines)
+    return lines
+
+
+def _level(found: dict[str, Any]) -> str:
+    return f"{100 * (1 - found['epsilon']):.3g}%"
+
+
+def _confidence(found: dict[str, Any]) -> str:
+    if found["guarantee"] == "expectation":
+        return " on average over calibration draws and a new prompt: weaker than with a confidence"
+    return f" with confidence {_level(found)} over calibration draws"
+
+
+def _test(found: dict[str, Any], context: Context) -> str:
+    """How it was tested, on what, and at which attempt."""
+    if found["guarantee"] == "expectation":
+        parts = ["conformal risk control"]
+    else:
+        place = f" step {found['step']} of {found['settings']}" if found["step"] is not None else ""
+        names = [BOUNDS[found["bound"]].label] if found["bound"] in BOUNDS else []
+        parts = [*names, f"{test_named(found['test']).label}{place}"]
+    parts += [f"n = {found['n']}", f"seed {found['seed']}"]
+    if context.groups:
+        parts.append("of these " + ", ".join(f"{count} {name}" for name, count in context.groups.items()))
+    if found["attempt"] is not None:
+        parts.append(_attempt(found["attempt"]))
+    return ", ".join(parts)
+
+
+def _attempt(attempt: dict[str, Any]) -> str:
+    words = f"attempt {attempt['number']} on these prompts"
+    if attempt["number"] > 1:
+        words += f" (all together may fail with probability {min(1.0, attempt['together']):.3g})"
+    return words
 
 
 def _drafts(setting: dict[str, Any]) -> str:
@@ -153,7 +240,10 @@ def _pipeline(found: dict[str, Any], context: Context) -> str:
     pipeline = {**context.pipeline, "precision": found["engine_precision"]}  # a knob, with --calibrate_grid
     if found["top_propagation"] is not None:
         pipeline["LM head"] = f"top-k {found['top_propagation']}"
-    del pipeline["weights"]
+    hashes = ("weights", "tokenizer", "configuration", "exit head", "prefix tokens")
+    pipeline = {name: value for name, value in pipeline.items() if name not in hashes}
+    numerics = pipeline.pop("numerics", {})
+    pipeline |= {name: value for name, value in numerics.items() if name != "precision"}
     pipeline |= unlike_greedy(pipeline.pop("generation"))
     return ", ".join(f"{name} {value}" for name, value in pipeline.items())
 

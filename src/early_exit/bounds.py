@@ -12,12 +12,13 @@ means of bounded random variables by betting, 2023 (WSR; theorem 3 and section 4
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import xlogy
-from scipy.stats import binom
+from scipy.stats import binom, rankdata
 
 
 def hoeffding(losses: np.ndarray, delta: float, epsilon: float) -> float:
@@ -45,17 +46,30 @@ def binomial(losses: np.ndarray, delta: float, epsilon: float) -> float:
 def wsr(losses: np.ndarray, delta: float, epsilon: float) -> float:
     """Betting: 1 / max_t Π_{i≤t} (1 − ν_i (L_i − δ)), with bets ν_i that know the losses before i only.
 
-    The product is the wealth of a bettor against "the mean exceeds δ"; by Ville's inequality it exceeds 1/ε
-    with probability ε at most. The bets are aimed at the level `epsilon`; the p-value is valid at any.
+    The product is the wealth of a bettor against "the mean is δ or more": its factors are at least 0 and
+    have a mean of at most 1 under that, so that by Ville's inequality it exceeds 1/ε with probability ε at
+    most, whatever the bets. ν_i = min(0.99 / (1 − δ), √(2 ln(1/ε) / (n σ̂²_{i−1}))), aimed at the level
+    `epsilon`. Mean and variance start as if 20 losses of mean δ and variance δ(1 − δ) had been seen, those of
+    a loss of 0 or 1 at the boundary: with a lighter start few small losses make for bets that one loss of 1
+    ruins. The p-value is valid at any level.
     """
-    n = len(losses)
-    counts = np.arange(1, n + 1)
-    means = (0.5 + np.cumsum(losses)) / (counts + 1)
-    variances = (0.25 + np.cumsum((losses - means) ** 2)) / (counts + 1)
-    before = np.concatenate([[0.25], variances[:-1]])  # σ̂²_{i−1}
-    bets = np.minimum(1.0, np.sqrt(2 * math.log(1 / epsilon) / (n * before)))
-    wealth = np.cumsum(np.log1p(-bets * (losses - delta)))
-    return float(min(1.0, math.exp(-wealth.max())))
+    return float(wsr_rows(losses[None], delta, epsilon)[0])
+
+
+_START, _BOLDEST = 20, 0.99
+
+
+def wsr_rows(losses: np.ndarray, delta: float, epsilon: float) -> np.ndarray:
+    """The p-values [draws] of `wsr`, of losses [draws, n]."""
+    draws, n = losses.shape
+    weights = np.arange(1, n + 1) + _START
+    spread = delta * (1 - delta)
+    means = (_START * delta + np.cumsum(losses, axis=1)) / weights
+    variances = (_START * spread + np.cumsum((losses - means) ** 2, axis=1)) / weights
+    before = np.concatenate([np.full((draws, 1), spread), variances[:, :-1]], axis=1)  # σ̂²_{i−1}
+    bets = np.minimum(_BOLDEST / (1 - delta), np.sqrt(2 * math.log(1 / epsilon) / (n * before)))
+    wealth = np.cumsum(np.log1p(-bets * (losses - delta)), axis=1)
+    return np.minimum(1.0, np.exp(-wealth.max(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -63,19 +77,20 @@ class Bound:
     """A p-value, and what others need to know of it.
 
     p_value: of losses [n] in [0, 1], δ and ε: in [0, 1], and falling as δ grows. label: in verdicts.
-    zero_one: whether the losses must be 0 or 1.
+    zero_one: whether the losses must be 0 or 1. ordered: whether their order matters.
     """
 
     p_value: Callable[[np.ndarray, float, float], float]
     label: str
     zero_one: bool = False
+    ordered: bool = False
 
     def __call__(self, losses: np.ndarray, delta: float, epsilon: float) -> float:
         return self.p_value(losses, delta, epsilon)
 
 
 BOUNDS: dict[str, Bound] = {
-    "wsr": Bound(wsr, "WSR betting"),
+    "wsr": Bound(wsr, "WSR betting", ordered=True),
     "hoeffding_bentkus": Bound(hoeffding_bentkus, "Hoeffding–Bentkus"),
     "hoeffding": Bound(hoeffding, "Hoeffding"),
     "binomial": Bound(binomial, "exact binomial", zero_one=True),
@@ -87,10 +102,39 @@ def p_value(losses, delta: float, bound: str = "wsr", epsilon: float = 0.05) -> 
 
     losses: [n >= 2] in [0, 1], in the order in which they were drawn; delta, epsilon: in (0, 1); bound: a
     name of `BOUNDS`. epsilon matters to `wsr` alone, which is strongest at the level that it is told.
-    Raises ValueError outside these ranges and for NaN.
+    Warns where the order of the losses matters and is not a random one, see `warn_of_order`. Raises
+    ValueError outside these ranges and for NaN.
     """
     check_level("delta", delta)
-    return _function(bound)(checked_losses(losses), delta, _checked_epsilon(epsilon))
+    losses, function = checked_losses(losses), bound_named(bound)
+    value = function(losses, delta, _checked_epsilon(epsilon))
+    if function.ordered:
+        warn_of_order(losses, delta if value <= epsilon else None, stacklevel=3)
+    return value
+
+
+_UNLIKELY = 4.5  # standard errors of a rank correlation: one random order in 150,000 is beyond
+
+
+def warn_of_order(losses: np.ndarray, passed: float | None = None, stacklevel: int = 2) -> None:
+    """Warns where losses [n] can hardly be in the order of a random draw: they rise or fall along it, or
+    their mean exceeds the δ that they passed for. Betting on sorted losses holds no level."""
+    n = len(losses)
+    if passed is not None and _mean(losses) > passed:
+        why = f"their mean {_mean(losses):.3f} exceeds δ = {passed:g}, which they pass for all the same"
+    elif n > 10 and abs(_rank_correlation(losses)) * math.sqrt(n - 1) > _UNLIKELY:
+        why = "they rise or fall along it"
+    else:
+        return
+    warnings.warn(
+        f"the losses hardly stand in random order: {why}. Shuffle the prompts once", stacklevel=stacklevel
+    )
+
+
+def _rank_correlation(losses: np.ndarray) -> float:
+    """Spearman's, with the place; 0 where all losses are the same."""
+    ranks = rankdata(losses)
+    return 0.0 if np.ptp(ranks) == 0 else float(np.corrcoef(ranks, np.arange(len(losses)))[0, 1])
 
 
 def upper_bound(losses, epsilon: float, bound: str = "wsr") -> float:
@@ -98,7 +142,7 @@ def upper_bound(losses, epsilon: float, bound: str = "wsr") -> float:
 
     Arguments as in `p_value`; 1 where no δ below 1 qualifies. The p-values of all bounds fall as δ grows.
     """
-    losses, function, epsilon = checked_losses(losses), _function(bound), _checked_epsilon(epsilon)
+    losses, function, epsilon = checked_losses(losses), bound_named(bound), _checked_epsilon(epsilon)
     low, high = _mean(losses), 1.0
     while high - low > 1e-6:
         middle = (low + high) / 2
@@ -107,6 +151,14 @@ def upper_bound(losses, epsilon: float, bound: str = "wsr") -> float:
         else:
             low = middle
     return high
+
+
+def confidence_interval(losses, epsilon: float = 0.05, bound: str = "wsr") -> tuple[float, float]:
+    """The mean lies within these with probability 1 − ε: an upper bound at ε/2, and a lower one that is 1
+    minus the upper bound of 1 − losses. Arguments as in `p_value`; an interval of betting by default
+    (Waudby-Smith & Ramdas 2023, section 4), which holds for rare losses too."""
+    losses = checked_losses(losses)
+    return 1 - upper_bound(1 - losses, epsilon / 2, bound), upper_bound(losses, epsilon / 2, bound)
 
 
 def check_level(name: str, value: float) -> None:
@@ -131,7 +183,8 @@ def _checked_epsilon(epsilon: float) -> float:
     return epsilon
 
 
-def _function(bound: str) -> Bound:
+def bound_named(bound: str) -> Bound:
+    """Of `BOUNDS`. Raises ValueError for an unknown name."""
     if bound not in BOUNDS:
         raise ValueError(f"unknown bound {bound!r}; known: {', '.join(BOUNDS)}")
     return BOUNDS[bound]

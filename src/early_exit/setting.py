@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from early_exit.linear import PRECISIONS
 from early_exit.policy import ExitPolicy
 
@@ -23,6 +25,20 @@ class DecodingSetting:
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
+
+    def exits(self, num_layers: int) -> bool:
+        """Whether any token of a model of so many decoder layers can leave early: a threshold of 1 without
+        decay lets none, nor does a minimum layer that is not below full depth."""
+        policy = self.policy
+        if policy.static_layer is not None:
+            return bool((torch.as_tensor(policy.static_layer) < num_layers).any())
+        tried = any(policy.tries_exit(layer, num_layers) for layer in range(1, num_layers))
+        lowest = float(torch.as_tensor(policy.threshold).min())
+        return tried and (lowest < 1 or (policy.position_temperature or 0) > 0)
+
+    def is_full_model(self, num_layers: int) -> bool:
+        """Whether the texts are the full model's by construction: no exits, in float32."""
+        return self.precision == "float32" and not self.exits(num_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy's dictionary with `precision` beside; JSON values."""

@@ -146,10 +146,19 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
     knobs = ["--calibrate_grid", "engine_precision=float32,int8", "exit_min_layer=1,2"]
     flags = cali_flags(checkpoint, tmp_path / "c", "--max_calibrate_samples", "40", *knobs)
     assert call(*flags) == 0
-    assert "pareto" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "a chain for each choice of knobs" in printed
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
     assert found["certified"]
-    assert found["n"] == 20
+    assert found["n"] == 40
+    speeds = json.loads((tmp_path / "c" / "loss_table.json").read_text())["speeds"]
+    assert len(speeds) == 4  # of each chain its cheapest setting
+    fastest = max(speeds, key=lambda each: each["tokens_per_second"])
+    assert found["setting"] == fastest["setting"]
+    assert call(*[*flags, "--output_dir", str(tmp_path / "p"), "--calibrate_test", "pareto"]) == 0
+    found = json.loads((tmp_path / "p" / "calibration.json").read_text())["deltas"][0]
+    assert (found["n"], found["test"]) == (20, "pareto")
+    assert found["step"] <= found["settings"] <= 4 * len(GRID)
     assert found["engine_precision"] in ("float32", "int8")
     assert found["exit_min_layer"] in (1, 2)
 

@@ -290,3 +290,19 @@ def test_what_is_certified_goes_through_json():
     assert Certified.from_dict(json.loads(json.dumps(certified.to_dict()))) == certified
     assert certified_of({"exit_calibration": certified.to_dict()}) == certified
     assert certified_of({"exit_calibration": None}) is None
+
+
+def test_of_an_earlier_file_the_first_delta_is_deployed_and_full_depth_never():
+    def entry(delta, certified, threshold):
+        setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=threshold)).to_dict()
+        return {"delta": delta, "certified": certified, "setting": setting, "epsilon": 0.05, "n": 9}
+
+    common = {
+        "pipeline": {"weights": "a", "max tokens": 8}, "consistency": "textual", "loss": "rouge",
+        "fingerprint": "f",
+    }  # fmt: skip
+    assert certified_of({**common, "deltas": [entry(0.1, False, 0.9), entry(0.2, True, 0.5)]}) is None
+    assert certified_of({**common, "deltas": [entry(0.1, True, 0.9), entry(0.2, True, 0.5)]}).delta == 0.1
+    assert certified_of({**common, "deltas": [entry(0.1, True, 1.0)]}) is None
+    deep = Certified(DecodingSetting(ExitPolicy(measure="softmax", threshold=1.0)), "a", 8)
+    assert certified_of({"exit_calibration": deep.to_dict()}) is None

@@ -41,8 +41,25 @@ def test_knobs_of_drafts_are_combined_each_setting_once():
         ("accept_ratio=much", "'much' is not a number"),
         ("accept_ratio=2", r"outside \[0, 1\]"),
         ("max_draft=0", "0 drafts in a block"),
+        ("rollback_threshold=0.1", "unknown knob"),
     ],
 )
 def test_bad_knobs_are_one_line(grid, message):
     with pytest.raises((UsageError, ValueError), match=message):
         policies({"verify": "lenient"}, [grid])
+
+
+def test_a_knob_that_would_be_ignored_is_refused():
+    with pytest.raises(UsageError, match="accept_ratio changes no setting here"):
+        policies({}, ["accept_ratio=0.9,0.5"])
+    with pytest.raises(UsageError, match="max_draft changes no setting here"):
+        policies({}, ["exit_min_layer=1,2", "max_draft=2,4"])
+
+
+def test_more_than_sixteen_chains_are_searched_on_a_half():
+    exits = ExitArguments(use_early_exit=True)
+    for layers, test in (("1,2,3,4,5,6,7,8", "chains"), ("1,2,3,4,5,6,7,8,9", "pareto")):
+        grid = [f"exit_min_layer={layers}", "engine_precision=float32,int8"]
+        calibration = CalibrationArguments(do_cali=True, thresholds=[0.5], calibrate_grid=grid)
+        plan = calibration_plan(exits, calibration, seed=1)
+        assert (plan.test, len(plan.settings)) == (test, sum(plan.lengths))

@@ -1,0 +1,244 @@
+"""The losses that a calibration is about, on the prompts that it calibrates and checks with: decoded, saved,
+and read again when a run goes on. `run_calibration.py` builds on them."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from early_exit import DecodingSetting
+from early_exit.calibration import Calibration, PromptsNeeded
+from early_exit.calibration.thresholds import first_exiting
+from trainers.generation import GenerationSettings, GenerationTrainer
+from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array
+from trainers.sequential_table import LazyLosses
+from util.calibration_plan import CalibrationPlan
+from util.dissimilarity import QUALITY, loss
+from util.files import read_json, write_json
+from util.verdict import HeldOut, naive_search
+
+LOSS_TABLE_FILE = "loss_table.json"
+_NAIVE_SHARES = (0.9, 0.95)
+_SEQUENTIAL_FILE = "sequential.json"
+_TIMED = 64  # prompts that rivals are timed on
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Documents as tokens, a row each, with the summaries that each came with, hashes of the documents, and
+    their groups, if there are any."""
+
+    tokens: Dataset
+    references: list[list[str]]
+    hashes: list[str]
+    groups: list[str] | None = None
+
+    def identity(self) -> str:
+        """A hash of prompts and references: of another text there is another."""
+        rows = [self.tokens["input_ids"], self.references, self.groups]
+        return hashlib.sha256(json.dumps(rows, default=list).encode()).hexdigest()[:16]
+
+
+def score_of(prompts: Prompts, plan: CalibrationPlan, tokenizer) -> Score:
+    """Loss and quality of texts."""
+    quality = QUALITY.get(plan.loss, QUALITY["rouge"])
+
+    def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
+        texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (early, full)]
+        references = prompts.references[prompt]
+        best = max(quality(texts[0], reference) for reference in references)
+        return loss(plan.consistency, plan.loss, *texts, references), best
+
+    return score
+
+
+class Table:
+    """The loss table of a run, saved after each column and read again when the run goes on.
+
+    key: pipeline and prompts, by hashes. Columns of a file with another key are not read.
+    """
+
+    def __init__(
+        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
+    ):
+        self.trainer, self.plan = trainer, plan
+        self._prompts, self._key, self._source = prompts, key, source
+        self._file = Path(trainer.args.output_dir) / LOSS_TABLE_FILE
+        file = read_json(self._file, default={})
+        if any(file.get(name) != value for name, value in key.items()):
+            file = {}
+        self._saved, self._speeds = file.get("columns", []), file.get("speeds", [])
+        self._known = {DecodingSetting.from_dict(each["setting"]): each for each in self._saved}
+        self._builder: LossTable | None = None
+        self.columns: list[Column | None] = [None] * len(plan.settings)
+        self.full: Column | None = None
+
+    @property
+    def losses(self) -> np.ndarray:
+        """[prompts, settings], NaN for columns that were not evaluated."""
+        return as_array(self.columns, len(self.full.losses))
+
+    @property
+    def groups(self) -> list[str] | None:
+        """[prompts], or None."""
+        return self._prompts.groups
+
+    @property
+    def layers(self) -> list[np.ndarray | None]:
+        """[prompts] for each setting."""
+        return [None if column is None else np.array(column.layers) for column in self.columns]
+
+    def build(self) -> None:
+        """Evaluates settings in turn; each chain of thresholds only as far as any δ may be certified."""
+        self.full, exits = self._column(DecodingSetting()), self.trainer.model.num_exits
+        for chain in self.plan.chains:
+            for number in chain:
+                self.columns[number] = self._column(self.plan.settings[number])
+                if self.plan.settled(self.losses, chain, exits, self.groups):
+                    break
+
+    def certify(self, delta: float) -> Calibration:
+        """What passes for a δ. Where several chains have settings that do, the cheapest of each are timed,
+        and the fastest is picked: all of them hold together."""
+        arguments = (self.losses, self.layers, delta, self.trainer.model, self.groups)
+        found = self.plan.certify(*arguments)
+        rivals = self.plan.rivals(found, *arguments[1:2], self.trainer.model)
+        if len(rivals) < 2:
+            return found
+        speeds = {number: self._speed(self.plan.settings[number]) for number in rivals}
+        costs = [1 / speeds[number] if number in speeds else np.inf for number in range(len(self.columns))]
+        return self.plan.certify(*arguments, costs=np.array(costs))
+
+    def first_exiting(self) -> int:
+        """Of the settings that were evaluated."""
+        return first_exiting(self.losses, self.plan.full_depth(self.trainer.model.num_exits))
+
+    def prompts_needed(self, delta: float) -> PromptsNeeded | None:
+        """For a δ that was not certified."""
+        return self.plan.prompts_needed(self.losses, delta, self.trainer.model.num_exits)
+
+    def _speed(self, setting: DecodingSetting) -> float:
+        """Tokens per second on the first prompts, measured once and kept with the table."""
+        for each in self._speeds:
+            if DecodingSetting.from_dict(each["setting"]) == setting:
+                return each["tokens_per_second"]
+        tokens = self._prompts.tokens.select(range(min(_TIMED, len(self._prompts.tokens))))
+        speed = predict(self.trainer, tokens, setting).metrics["held_out_tokens_per_second"]
+        self._speeds.append({"setting": setting.to_dict(), "tokens_per_second": speed})
+        self._write()
+        return speed
+
+    def naive(self) -> list[dict]:
+        """The lowest threshold within some share of the full model's quality, over the columns evaluated of
+        the first chain; cut_off says that the table ends there."""
+        evaluated = [self.columns[number] for number in self.plan.chains[0]]
+        evaluated = [column for column in evaluated if column is not None]
+        quality = np.array([column.quality for column in evaluated]).T
+        result = []
+        for share in _NAIVE_SHARES:
+            place = naive_search(quality, np.array(self.full.quality), share)
+            if place >= 0:
+                losses = evaluated[place].losses
+                threshold = self.plan.settings[place].policy.threshold
+                mean = sum(losses) / len(losses)
+                # The last column that was evaluated, and more to come: lower ones might do as well.
+                cut_off = place == len(evaluated) - 1 and len(evaluated) < len(self.plan.chains[0])
+                found = {"share": share, "threshold": threshold, "mean_loss": mean, "cut_off": cut_off}
+                result.append(found)
+        return result
+
+    def _column(self, setting: DecodingSetting) -> Column:
+        """From the file, or decoded now."""
+        found = self._known.get(setting)
+        if found is not None:
+            return Column(**{name: found[name] for name in Column.__dataclass_fields__})
+        if self._builder is None:
+            score = score_of(self._prompts, self.plan, self.trainer.processing_class)
+            self._builder = LossTable(PromptDecoder(self.trainer, self._prompts.tokens), score)
+        column = self._builder.column(setting)
+        self._saved.append({"setting": setting.to_dict(), **asdict(column)})
+        self._write()
+        return column
+
+    def _write(self) -> None:
+        if self.trainer.is_world_process_zero():
+            found = {**self._key, "columns": self._saved, "speeds": self._speeds}
+            write_json(self._file, {**found, **self._source})
+
+
+class SequentialTable:
+    """What `Table` is to a test that reads prompts one by one: it decodes no more of them than it needs, and
+    keeps their losses in sequential.json to go on from."""
+
+    def __init__(
+        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
+    ):
+        self.trainer, self.plan, self._prompts = trainer, plan, prompts
+        self._key, self._source = key | {"settings": [each.to_dict() for each in plan.settings]}, source
+        self._file = Path(trainer.args.output_dir) / _SEQUENTIAL_FILE
+        file = read_json(self._file, default={})
+        same = all(file.get(name) == value for name, value in self._key.items())
+        self.losses = file["losses"] if same else [[] for _ in plan.settings]
+
+    def build(self) -> None:
+        """Nothing: losses are decoded when they are asked for."""
+        score = score_of(self._prompts, self.plan, self.trainer.processing_class)
+        self._lazy = LazyLosses(
+            self.trainer, self._prompts.tokens, self.plan.settings, score, self.losses, self._write
+        )
+
+    def certify(self, delta: float) -> Calibration:
+        """What passes for a δ."""
+        return self.plan.certify_one_by_one(
+            self._lazy, len(self._prompts.tokens), delta, self.trainer.model.num_exits
+        )
+
+    def first_exiting(self) -> int:
+        """Of the settings."""
+        deep = self.plan.full_depth(self.trainer.model.num_exits)
+        return deep.index(False) if False in deep else 0
+
+    def prompts_needed(self, delta: float) -> None:
+        """It says when it has enough."""
+        return None
+
+    def naive(self) -> list[dict]:
+        """There is no table to search."""
+        return []
+
+    def _write(self) -> None:
+        if self.trainer.is_world_process_zero():
+            write_json(self._file, {**self._key, "losses": self.losses, **self._source})
+
+
+class HeldOutCheck:
+    """Losses, layers and speed of settings on prompts that calibration has not seen."""
+
+    def __init__(self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan):
+        self._trainer, self._tokens = trainer, prompts.tokens
+        self._score = score_of(prompts, plan, trainer.processing_class)
+        self._full = predict(trainer, self._tokens, DecodingSetting())
+        self._known: dict[DecodingSetting, HeldOut] = {}
+
+    def __call__(self, setting: DecodingSetting) -> HeldOut:
+        if setting not in self._known:
+            early = predict(self._trainer, self._tokens, setting)
+            pairs = zip(early.predictions, self._full.predictions, strict=True)
+            self._known[setting] = HeldOut(
+                losses=[self._score(number, *pair)[0] for number, pair in enumerate(pairs)],
+                block_avg=early.metrics["held_out_block_avg"],
+                speedup=early.metrics["held_out_tokens_per_second"]
+                / self._full.metrics["held_out_tokens_per_second"],
+            )
+        return self._known[setting]
+
+
+def predict(trainer: GenerationTrainer, tokens: Dataset, setting: DecodingSetting):
+    """Texts and speed of some prompts, as deployed, of transformers' `predict`."""
+    trainer.generation = GenerationSettings(
+        setting.policy, setting.precision, warm_up=True, synchronize=trainer.generation.synchronize
+    )
+    return trainer.predict(tokens, metric_key_prefix="held_out")

@@ -1,0 +1,308 @@
+"""Which settings of a loss table pass for a δ, and what is said of the one that is picked."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from early_exit.bounds import bound_named, check_level, checked_losses, upper_bound, warn_of_order
+from early_exit.calibration.multiple_tests import TESTS, chains, threshold_tests
+from early_exit.calibration.pareto import pareto_sequence, pareto_split
+from early_exit.calibration.promises import expected_losses
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found for one δ.
+
+    certified: whether any setting that exits passed; index, threshold: of the one that is picked, None where
+    none did. only_full_depth: settings passed, but only such as are full depth, which needs no test.
+    p_values: of all settings in the order tested, NaN where the table ends. accepted: their indices.
+    mean_loss, upper_bound, p_value: of the picked setting, or of the first one tested that exits: of this
+    setting alone, as if no other had been looked at. n: prompts that the test read. level: what the p-value
+    of a setting is compared with when it is the first. steps: settings in the sequence; step: the place of
+    the picked one there, from 1. smallest_delta: where none is certified, the smallest δ for which
+    some setting that exits passes this test, to 1e-6; None for 1 or where none exits.
+    """
+
+    certified: bool
+    index: int | None
+    threshold: float | None
+    delta: float
+    epsilon: float
+    bound: str
+    test: str
+    n: int
+    p_values: list[float]
+    accepted: list[int]
+    p_value: float
+    mean_loss: float
+    upper_bound: float
+    only_full_depth: bool = False
+    level: float = math.nan
+    step: int | None = None
+    steps: int = 0
+    smallest_delta: float | None = None
+
+
+def calibrate(
+    loss_table,
+    thresholds: Sequence[float],
+    delta: float,
+    epsilon: float,
+    bound: str = "wsr",
+    test: str = "fixed_sequence",
+    full_depth: Sequence[bool] | None = None,
+    groups: Sequence[int] | None = None,
+) -> Calibration:
+    """The lowest threshold whose mean loss is at most δ with probability 1 − ε.
+
+    loss_table: [prompts, thresholds], in the order in which prompts were drawn; a column that was not
+    evaluated is NaN throughout and cannot pass. thresholds: [K] in [0, 1], each once, in the order of
+    testing: descending, the safest first. test: a name of `threshold_tests`. full_depth: [K], whether no
+    token can leave there; by default where the threshold is 1, which no confidence exceeds. groups:
+    [prompts], where the promise is for the mean of each group of prompts: the largest p-value of a group
+    counts, which needs no correction (Berger 1982, intersection-union test).
+    Warns as `early_exit.bounds.p_value`. Raises ValueError for values outside these ranges.
+    """
+    table = np.asarray(loss_table, dtype=np.float64)
+    check_grid(thresholds)
+    if table.ndim != 2 or table.shape[1] != len(thresholds):
+        raise ValueError(f"a loss table of shape {table.shape} for {len(thresholds)} thresholds")
+    if test not in threshold_tests():
+        raise ValueError(f"unknown test {test!r}; known: {', '.join(threshold_tests())}")
+    if full_depth is None:
+        full_depth = [threshold >= 1 for threshold in thresholds]
+    starts = TESTS[test].starts(len(thresholds))
+    columns = Columns(table, bound, epsilon / starts, groups)
+    found = certify(columns, TESTS[test].accepted, full_depth, delta, epsilon, test)
+    return picked(found, columns, thresholds, full_depth, thresholds)
+
+
+def calibrate_chains(
+    loss_table,
+    lengths: Sequence[int],
+    thresholds: Sequence[float],
+    full_depth: Sequence[bool],
+    costs: Sequence[float],
+    delta: float,
+    epsilon: float,
+    bound: str = "wsr",
+    groups: Sequence[int] | None = None,
+) -> Calibration:
+    """The cheapest setting of several chains (`multiple_tests.chains`) that passes, on all prompts.
+
+    loss_table: [prompts, settings], chain after chain, the safest setting of each first, NaN for columns that
+    were not evaluated; lengths: of the chains; thresholds, full_depth, costs: [settings], a cost is anything
+    to keep low. Raises ValueError as `calibrate`.
+    """
+    table = np.asarray(loss_table, dtype=np.float64)
+    accepts = partial(_accepted_chains, lengths)
+    columns = Columns(table, bound, epsilon / len(lengths), groups)
+    found = certify(columns, accepts, full_depth, delta, epsilon, "chains")
+    return picked(found, columns, costs, full_depth, thresholds)
+
+
+def calibrate_pareto(
+    loss_table,
+    thresholds: Sequence[float],
+    full_depth: Sequence[bool],
+    costs,
+    delta: float,
+    epsilon: float,
+    bound: str = "wsr",
+    groups: Sequence[int] | None = None,
+) -> Calibration:
+    """The cheapest setting that passes Pareto testing (`pareto.pareto_test`). Arguments as there and in
+    `calibrate_chains`; costs: [prompts, settings]."""
+    table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    first = pareto_split(len(table))
+    order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
+    tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
+    in_order = [full_depth[place] for place in order]
+    found = certify(tested, TESTS["pareto"].accepted, in_order, delta, epsilon, "pareto")
+    result = picked(found, tested, range(len(order), 0, -1), in_order, [thresholds[place] for place in order])
+    fields = {name: getattr(result, name) for name in Calibration.__dataclass_fields__}
+    fields["accepted"] = [order[place] for place in result.accepted]
+    fields["index"] = None if result.index is None else order[result.index]
+    return Calibration(**fields)
+
+
+class Columns:
+    """A loss table [prompts, settings], and the p-values of its columns. level: that bets are aimed at;
+    groups: [prompts] or None, see `calibrate`. Raises ValueError for groups of fewer than two prompts."""
+
+    def __init__(self, table: np.ndarray, bound: str, level: float, groups: Sequence[int] | None = None):
+        self.table, self.level = table, level
+        self.bound, self._bound = bound, bound_named(bound)
+        everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
+        self._groups = [everyone == group for group in np.unique(everyone)]
+        self.ordered = self._bound.ordered
+
+    def p_values(self, delta: float) -> list[float]:
+        """[settings], NaN for columns that were not evaluated."""
+        return [self._of(column, delta) for column in self.table.T]
+
+    def upper_bound(self, index: int, epsilon: float) -> float:
+        """Of a column, of its worst group."""
+        return max(upper_bound(self.table[group, index], epsilon, self.bound) for group in self._groups)
+
+    def _of(self, column: np.ndarray, delta: float) -> float:
+        if np.isnan(column).all():
+            return math.nan
+        return max(self._bound(checked_losses(column[group]), delta, self.level) for group in self._groups)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What a test accepts of a table's columns, before one is picked. smallest_delta: as in `Calibration`."""
+
+    p_values: list[float]
+    accepted: list[int]
+    smallest_delta: float | None
+    delta: float
+    epsilon: float
+    test: str
+
+
+def certify(
+    columns: Columns,
+    accepts: Callable[[Sequence[float], float], list[int]],
+    full_depth: Sequence[bool],
+    delta: float,
+    epsilon: float,
+    test: str,
+) -> Accepted:
+    """Runs a test over the columns. accepts: p-values and ε to indices. The others: as in `calibrate`."""
+    check_level("delta", delta)
+    check_level("epsilon", epsilon)
+    p_values = columns.p_values(delta)
+    accepted = accepts(p_values, epsilon)
+    if columns.ordered:
+        _warn_of_columns(columns.table, accepted, delta)
+
+    def exits_at(tried: float) -> bool:
+        return any(not full_depth[index] for index in accepts(columns.p_values(tried), epsilon))
+
+    passes = any(not full_depth[index] for index in accepted)
+    return Accepted(p_values, accepted, None if passes else _smallest(exits_at), delta, epsilon, test)
+
+
+def picked(
+    found: Accepted,
+    columns: Columns,
+    costs: Sequence[float],
+    full_depth: Sequence[bool],
+    thresholds: Sequence[float],
+) -> Calibration:
+    """Picks the cheapest of the accepted settings that exit; any choice among them holds, since all
+    acceptances hold together."""
+    table = columns.table
+    exiting = [index for index in found.accepted if not full_depth[index]]
+    index = min(exiting, key=lambda place: costs[place], default=None)
+    shown = first_exiting(table, full_depth) if index is None else index
+    losses = checked_losses(table[:, shown])
+    return Calibration(
+        certified=index is not None,
+        index=index,
+        threshold=None if index is None else float(thresholds[index]),
+        delta=found.delta,
+        epsilon=found.epsilon,
+        bound=columns.bound,
+        test=found.test,
+        n=len(table),
+        p_values=found.p_values,
+        accepted=found.accepted,
+        p_value=found.p_values[shown],
+        mean_loss=math.fsum(losses) / len(losses),
+        upper_bound=columns.upper_bound(shown, found.epsilon),
+        only_full_depth=bool(found.accepted) and index is None,
+        level=columns.level,
+        step=None if index is None else index + 1,
+        steps=table.shape[1],
+        smallest_delta=found.smallest_delta,
+    )
+
+
+def calibrate_expectation(
+    loss_table, thresholds: Sequence[float], delta: float, full_depth: Sequence[bool] | None = None
+) -> Calibration:
+    """The lowest threshold whose loss is at most δ in expectation, over calibration draws and a further
+    prompt together: conformal risk control (`promises.expected_losses`), which has no ε and promises less.
+    Arguments as in `calibrate`; p-values and the upper bound are NaN."""
+    table = np.asarray(loss_table, dtype=np.float64)
+    check_grid(thresholds)
+    check_level("delta", delta)
+    if full_depth is None:
+        full_depth = [threshold >= 1 for threshold in thresholds]
+    expected = expected_losses(table)
+    accepted = [index for index, value in enumerate(expected) if value <= delta]
+    exiting = [index for index in accepted if not full_depth[index]]
+    index = exiting[-1] if exiting else None
+    shown = first_exiting(table, full_depth) if index is None else index
+    reachable = [value for value, deep in zip(expected, full_depth, strict=True) if not deep and value < 1]
+    losses = checked_losses(table[:, shown])
+    return Calibration(
+        certified=index is not None,
+        index=index,
+        threshold=None if index is None else float(thresholds[index]),
+        delta=delta,
+        epsilon=math.nan,
+        bound="conformal",
+        test="expectation",
+        n=len(table),
+        p_values=[math.nan] * len(expected),
+        accepted=accepted,
+        p_value=math.nan,
+        mean_loss=math.fsum(losses) / len(losses),
+        upper_bound=math.nan,
+        only_full_depth=bool(accepted) and index is None,
+        step=None if index is None else index + 1,
+        steps=len(expected),
+        smallest_delta=float(min(reachable)) if reachable else None,
+    )
+
+
+def first_exiting(table: np.ndarray, full_depth: Sequence[bool]) -> int:
+    """The first evaluated column that exits; the first of all where there is none."""
+    evaluated = ~np.isnan(table).all(axis=0)
+    return next((index for index, deep in enumerate(full_depth) if not deep and evaluated[index]), 0)
+
+
+def check_grid(thresholds: Sequence[float]) -> None:
+    """Raises ValueError for thresholds outside [0, 1], repeated, or none at all."""
+    if len(thresholds) == 0:
+        raise ValueError("no thresholds to calibrate")
+    for threshold in thresholds:
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold} is outside [0, 1]")
+    repeated = {threshold for threshold in thresholds if list(thresholds).count(threshold) > 1}
+    if repeated:
+        raise ValueError(f"threshold {min(repeated)} is given more than once")
+
+
+def _accepted_chains(lengths: Sequence[int], p_values: Sequence[float], epsilon: float) -> list[int]:
+    return chains(p_values, lengths, epsilon)
+
+
+def _warn_of_columns(table: np.ndarray, accepted: list[int], delta: float) -> None:
+    """Once for a table: of the first accepted column whose mean is above δ, else of the prompts' means."""
+    evaluated = table[:, ~np.isnan(table).all(axis=0)]
+    above = [index for index in accepted if table[:, index].mean() > delta]
+    if above:
+        warn_of_order(table[:, above[0]], delta, stacklevel=5)
+    elif evaluated.shape[1]:
+        warn_of_order(evaluated.mean(axis=1), stacklevel=5)
+
+
+def _smallest(passes: Callable[[float], bool]) -> float | None:
+    """The smallest δ that passes, to 1e-6; None where 1 − 1e-6 does not. p-values fall as δ grows."""
+    low, high = 0.0, 1 - 1e-6
+    if not passes(high):
+        return None
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if passes(middle) else (middle, high)
+    return high
