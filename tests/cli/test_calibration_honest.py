@@ -125,11 +125,11 @@ def test_full_depth_is_no_certificate(capsys, place, more):
 
 def test_both_numbers_are_about_the_first_setting_that_exits(place):
     """Few prompts, a small δ: λ = 1 fails as well, and the table goes on to the first that exits."""
-    more = ("--thresholds", "1.0", "0.0", "--calibrate_delta", ".02", "--calibrate_loss", "mismatch")
+    more = ("--thresholds", "1.0", "0.12", "--calibrate_delta", ".02", "--calibrate_loss", "mismatch")
     found = run(place, "small", *more)["deltas"][0]
     columns = json.loads((place / "small" / "loss_table.json").read_text())["columns"]
-    assert [column["setting"]["threshold"] for column in columns[1:]] == [1.0, 0.0]
-    assert found["setting"]["threshold"] == 0.0
+    assert [column["setting"]["threshold"] for column in columns[1:]] == [1.0, 0.12]
+    assert found["setting"]["threshold"] == 0.12
     assert found["mean_loss"] == pytest.approx(sum(columns[2]["losses"]) / 12)
     assert found["smallest_delta"] > max(0.2, found["mean_loss"])
 

@@ -77,7 +77,7 @@ def test_k_is_a_knob_of_calibration(model, tmp_path):
     flags = [
         *DATA, "--report_to", "none", "--use_cpu", "--model_name_or_path", str(model), "--do_cali", "True",
         "--use_early_exit", "True", "--predict_with_generate", "--max_calibrate_samples", "12",
-        "--max_predict_samples", "4", "--calibrate_delta", "0.9", "--thresholds", "1", "0.02",
+        "--max_predict_samples", "4", "--calibrate_delta", "0.9", "--thresholds", "1", "0.12",
         "--calibrate_grid", "top_propagation=none,5",
         "--output_dir", str(tmp_path / "c"),
     ]  # fmt: skip

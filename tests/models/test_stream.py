@@ -68,7 +68,7 @@ OTHERS = [
     {"min_length": 8},
     {"min_new_tokens": 4},
     {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3},
-    {"encoder_no_repeat_ngram_size": 1},
+    {"encoder_no_repeat_ngram_size": 1, "suppress_tokens": [0]},  # padding, which only a batch's sources hold
     {"suppress_tokens": [11, 12, 13]},
     {"forced_eos_token_id": 1},
     {"exponential_decay_length_penalty": (3, 1.5)},

@@ -110,7 +110,7 @@ def test_the_clock_holds_generation_only(trainer, monkeypatch, warm_up, streams)
 
     monkeypatch.setattr(generation.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(Scores, "tokens", one_second_each)
-    monkeypatch.setattr("early_exit.decoding.engine.serves", lambda policy, kernels: False)  # in Python
+    monkeypatch.setattr("early_exit.decoding.engine.serves", lambda *_: False)  # in Python
     trainer.compute_metrics = slow_metrics
     trainer.generation = GenerationSettings(policy=ExitPolicy(static_layer=1), warm_up=warm_up)
     if not streams:
