@@ -100,27 +100,13 @@ def run(*arguments) -> None:
     if exit_args.train_on_own_text:
         own_texts = open_own_texts(model, tokenizer, data_args, exit_args, training)
     prepare_objective(model, exit_args)
-    folder, resume = Path(training.output_dir), resumption(training)
-    if isinstance(resume, Path):
-        heads, rate = exit_args.train_meta_cm_head, training.learning_rate
-        trained = model.exit_heads if heads else model
-        rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
-        weights = sum(parameter.requires_grad for parameter in trained.parameters())
-        check_checkpoint(resume, model, weights, rates, training)
+    folder, resume = Path(training.output_dir), checked_resumption(model, exit_args, training)
     shared = {"generation": effective}  # by points of a sweep, and columns of a loss table
     if calibration.do_cali:
         prompts = tokenized_prompts(texts, tokenizer, data_args)
-        own, device = prompts["calibration"], training.device
-        pipeline = pipeline_of(
-            model,
-            tokenizer,
-            effective,
-            data_args,
-            exit_args,
-            plan.settings,
-            own.tokens["input_ids"],
-            device,
-        )
+        own = prompts["calibration"]
+        about = (effective, data_args, exit_args, plan.settings, own.tokens["input_ids"], training.device)
+        pipeline = pipeline_of(model, tokenizer, *about)
         shared |= {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
     with training.main_process_first(desc="preparing the output folder"):
         checkpoint = prepare_folder(folder, resume, shared, *arguments)
@@ -153,6 +139,19 @@ def run(*arguments) -> None:
         predict(trainer, tokenizer, tokens, source)
     if trainer.is_world_process_zero() and training.do_train:
         finish_training(folder)
+
+
+def checked_resumption(model, exit_args: ExitArguments, training: Seq2SeqTrainingArguments):
+    """What training goes on from, as `resumption` gives it; raises UsageError for a checkpoint that does not
+    fit."""
+    resume = resumption(training)
+    if isinstance(resume, Path):
+        heads, rate = exit_args.train_meta_cm_head, training.learning_rate
+        trained = model.exit_heads if heads else model
+        rates = {head_rate(name, rate) for name in exit_args.measures} if heads else {rate}
+        weights = sum(parameter.requires_grad for parameter in trained.parameters())
+        check_checkpoint(resume, model, weights, rates, training)
+    return resume
 
 
 def prepare_folder(

@@ -46,10 +46,10 @@ class System:
         return "generate" if self.policy is None else f"{setting_name(self.policy)}, {self.precision}"
 
 
-def policies(threshold: float, ratios: list[float], sizes: list[int]) -> list[ExitPolicy]:
-    """What is compared. threshold: of exits; ratios: of lenient drafts; sizes: of blocks."""
-    exits = {"measure": "softmax", "threshold": threshold}
-    first = {"measure": "softmax", "threshold": 0.3, "max_layer": 1, "max_draft": max(sizes)}
+def policies(measure: str, threshold: float, ratios: list[float], sizes: list[int]) -> list[ExitPolicy]:
+    """What is compared. measure, threshold: of exits; ratios: of lenient drafts; sizes: of blocks."""
+    exits = {"measure": measure, "threshold": threshold}
+    first = {"measure": measure, "threshold": 0.3, "max_layer": 1, "max_draft": max(sizes)}
     return [
         ExitPolicy(),
         *(ExitPolicy(static_layer=1, verify="exact", max_draft=size) for size in sizes),
@@ -139,7 +139,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=64, help="tokens of a text, the start token included")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"])
-    parser.add_argument("--threshold", type=float, default=0.9, help="of exits by softmax response")
+    parser.add_argument("--measure", default="softmax", help="of exits: softmax, or a head that the model has")
+    parser.add_argument("--threshold", type=float, default=0.9, help="of exits")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.9, 0.5, 0.1], help="of lenient drafts")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 6, 8], help="of blocks of drafts")
     parser.add_argument("--turns", type=int, default=3)
@@ -159,7 +160,7 @@ def main() -> None:
     encoded = tokenizer(texts, truncation=True, max_length=LONGEST_SOURCE)["input_ids"]
     sources = [Source.of(torch.tensor(tokens)) for tokens in encoded]
     score = rouge_against([each["summary"] for each in records], tokenizer)
-    own = policies(options.threshold, options.ratios, options.sizes)
+    own = policies(options.measure, options.threshold, options.ratios, options.sizes)
     systems = [System(None, None)]
     systems += [System(policy, precision) for precision in options.precisions for policy in own]
     with torch.no_grad():
