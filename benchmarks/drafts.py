@@ -139,7 +139,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=64, help="tokens of a text, the start token included")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"])
-    parser.add_argument("--measure", default="softmax", help="of exits: softmax, or a head that the model has")
+    parser.add_argument("--measure", default="softmax", help="of exits; a head must be the model's")
     parser.add_argument("--threshold", type=float, default=0.9, help="of exits")
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.9, 0.5, 0.1], help="of lenient drafts")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 6, 8], help="of blocks of drafts")
