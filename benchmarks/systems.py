@@ -136,7 +136,7 @@ def _decoder_alone(system: System, model: EarlyExitT5, source: Tensor, setting: 
     held = engine_for(model, exits, precision_of(model, system.precision))
     start = np.zeros(1, dtype=np.int64)
     prompts = [Prompt(states, start) for states in held.encoder(input_ids=source).last_hidden_state.float()]
-    in_step = system.schedule.endswith("in step")
+    enough = 1 if system.schedule.endswith("in step") else max(1, setting.batch // 2)
     kernels = held.engine.kernels
     details = {
         "kernels": type(kernels).__name__,
@@ -153,7 +153,7 @@ def _decoder_alone(system: System, model: EarlyExitT5, source: Tensor, setting: 
                 texts[number].append(token)
             return tokens, np.zeros(len(tokens), dtype=bool)
 
-        held.engine.decode_batch(prompts, exits, choose, setting.new_tokens, in_step=in_step)
+        held.engine.decode_batch(prompts, exits, choose, setting.new_tokens, enough=enough)
         return {"tokens": texts, "details": details}
 
     return call

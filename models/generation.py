@@ -90,8 +90,7 @@ def early_exit_generate(
     prefixes = input_ids.cpu().numpy()
     prompts = [Prompt(*each) for each in zip(without_padding(source, mask), prefixes, strict=True)]
     with torch.autocast(source.device.type, enabled=False):
-        in_step = not isinstance(choose, GreedyChoice)
-        decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens, in_step)
+        decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens)
     new = decoded.tokens.masked_fill(decoded.exit_layers == 0, _padding(generation_config))
     sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:

@@ -60,12 +60,11 @@ class Engine:
         policy: ExitPolicy,
         choose: Choose,
         max_new_tokens: int,
-        in_step: bool = True,
+        enough: int = 1,
     ) -> DecodedBatch:
-        """Decodes prompts together, a row each. in_step: every call of `choose` gets all unfinished rows at
-        one length; else rows may get out of step, where that is faster. Raises as `decode` does."""
+        """Decodes prompts together, a row each. With `enough` = 1, the default, every call of `choose` gets all
+        unfinished rows at one length; see `decode`, which raises the same."""
         policy.check_rows(len(prompts))
-        enough = 1 if in_step else _enough(len(prompts))
         call = _Call(self, policy, choose, max_new_tokens, max(1, len(prompts)), enough)
         rows = list(call.decode(prompts))
         if not rows:
@@ -79,19 +78,19 @@ class Engine:
         choose: Choose,
         max_new_tokens: int,
         rows: int,
-        enough: int | None = None,
+        enough: int = 1,
     ) -> DecodedStream:
         """Decodes any number of prompts, so many rows at a time: a prompt joins when a row ends. Yields texts
         as they end.
 
         policy: thresholds and schedules a row are by the prompts' numbers. max_new_tokens: of every text.
-        enough: a layer waits until so many rows have come to it, where others can run meanwhile; None for
-        what was fastest. A text does not depend on it, nor on `rows`.
+        enough: a layer waits until so many rows have come to it, where others can run meanwhile; 1 was
+        fastest (docs/speed.md). A text does not depend on it, nor on `rows`.
 
         Raises ValueError where thresholds or sources do not fit, for caches that the device cannot hold, and
         for NaN confidences.
         """
-        call = _Call(self, policy, choose, max_new_tokens, rows, enough or _enough(rows))
+        call = _Call(self, policy, choose, max_new_tokens, rows, enough)
         return DecodedStream(call.decode(prompts), call.tokens, screen=call.head.counts, kept=call.head.kept)
 
     def exit_head(self, policy: ExitPolicy) -> HeadWeights | None:
@@ -117,11 +116,6 @@ class Engine:
             exit_head = None if weights is None else HeadRun(weights, rows.cache)
             exits = ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
         return exits if policy.verify is None else Drafts(exits, rows, head, policy)
-
-
-def _enough(rows: int) -> int:
-    """How many rows a layer waits for: see docs/speed.md."""
-    return max(1, rows // 2)
 
 
 class _Call:
