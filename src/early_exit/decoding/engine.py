@@ -62,8 +62,8 @@ class Engine:
         max_new_tokens: int,
         enough: int = 1,
     ) -> DecodedBatch:
-        """Decodes prompts together, a row each. With `enough` = 1, the default, every call of `choose` gets all
-        unfinished rows at one length; see `decode`, which raises the same."""
+        """Decodes prompts together, a row each. With `enough` = 1, the default, every call of `choose` gets
+        all unfinished rows at one length; see `decode`, which raises the same."""
         policy.check_rows(len(prompts))
         call = _Call(self, policy, choose, max_new_tokens, max(1, len(prompts)), enough)
         rows = list(call.decode(prompts))
