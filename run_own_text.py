@@ -38,8 +38,8 @@ def open_own_texts(
     """The file that keeps what the model writes. Raises UsageError where there is one of another model, or of
     other settings; in the output folder --overwrite_output_dir replaces it."""
     effective = effective_generation(model, greedy_options(training))
-    pipeline = pipeline_of(model, tokenizer, effective, data, exits, [], [], training.device)
-    pipeline |= {"precision": "float32", "LM head": "whole"}
+    plain = replace(exits, engine_precision=None, lm_head_screen=False)  # whatever evaluation does
+    pipeline = pipeline_of(model, tokenizer, effective, data, plain, [], [], training.device)
     path = exits.own_text_file or Path(training.output_dir) / _FILE
     replaces = exits.own_text_file is None and exits.overwrite_output_dir
     return OwnTextFile(path, pipeline, writes=training.should_save, replace=replaces)

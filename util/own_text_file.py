@@ -13,6 +13,7 @@ from typing import Any
 
 from util.errors import UsageError
 from util.files import write_text
+from util.pipeline import fingerprint_of
 
 
 class OwnTextFile:
@@ -28,8 +29,7 @@ class OwnTextFile:
     ):
         self._path, self._partial = Path(path), Path(f"{path}.partial")
         self._writes, self._replace = writes, replace
-        digest = hashlib.sha256(json.dumps(pipeline, sort_keys=True).encode()).hexdigest()[:16]
-        self._header = {"fingerprint": digest, "pipeline": pipeline}
+        self._header = {"fingerprint": fingerprint_of(pipeline), "pipeline": pipeline}
         self._texts: dict[str, dict[str, Any]] = {}
         self._read(self._path)
         self._added = self._read(self._partial)

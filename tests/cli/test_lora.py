@@ -9,9 +9,8 @@ from models.loading import load_model
 from models.lora import LoraSettings, add_lora, merge_lora
 from tests.cli.conftest import call, train_flags
 from tests.cli.test_bad_input import fails_with
-from tests.cli.test_training import more_flags
+from tests.cli.test_training import check_going_on, more_flags
 from tests.tiny import MODELS, source_batch, tiny_model
-from trainers.joint import JointTrainer
 
 LORA = ["--use_lora", "True", "--lora_rank", "2", "--lora_alpha", "4", "--lora_dropout", "0"]
 
@@ -37,22 +36,7 @@ def test_updates_of_low_rank_are_merged_into_a_plain_t5(model, tmp_path):
 
 
 def test_a_run_goes_on_as_it_was(model, tmp_path, monkeypatch):
-    flags = [*LORA, "--save_steps", "2", "--learning_rate", "1e-2"]
-    assert call(*more_flags(model, tmp_path / "whole", *flags)) == 0
-    compute = JointTrainer.compute_loss
-
-    def stop(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return compute(self, *args, **kwargs)
-
-    monkeypatch.setattr(JointTrainer, "compute_loss", stop)
-    with pytest.raises(KeyboardInterrupt):
-        call(*more_flags(model, tmp_path / "parts", *flags))
-    monkeypatch.undo()
-    assert call(*more_flags(model, tmp_path / "parts", *flags)) == 0
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+    check_going_on(model, tmp_path, monkeypatch, *LORA, "--learning_rate", "1e-2")
 
 
 @pytest.mark.parametrize("family", MODELS)

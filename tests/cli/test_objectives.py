@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from tests.cli.conftest import call
 from tests.cli.test_bad_input import fails_with
-from tests.cli.test_training import EVALUATES, more_flags
-from trainers.joint import JointTrainer
+from tests.cli.test_training import EVALUATES, check_going_on, more_flags
 
 ALL = [
     "ce",
@@ -71,22 +70,7 @@ def test_a_curriculum_chooses_the_exits_of_each_step(model, tmp_path, name, laye
 
 
 def test_a_run_with_a_transformation_goes_on_as_it_was(model, tmp_path, monkeypatch):
-    flags = [*LAST, "--do_layer_transformation", "True", "--save_steps", "2"]
-    assert call(*more_flags(model, tmp_path / "whole", *flags)) == 0
-    compute = JointTrainer.compute_loss
-
-    def stop(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise KeyboardInterrupt
-        return compute(self, *args, **kwargs)
-
-    monkeypatch.setattr(JointTrainer, "compute_loss", stop)
-    with pytest.raises(KeyboardInterrupt):
-        call(*more_flags(model, tmp_path / "parts", *flags))
-    monkeypatch.undo()
-    assert call(*more_flags(model, tmp_path / "parts", *flags)) == 0
-    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+    check_going_on(model, tmp_path, monkeypatch, *LAST, "--do_layer_transformation", "True")
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,27 @@ def more_flags(model, output, *more):
     return flags[:place] + flags[place + 2 :]
 
 
+def check_going_on(model, tmp_path, monkeypatch, *more):
+    """A run that is interrupted at its fourth step, and started again, ends with the weights of one that is
+    not."""
+    flags = [*more, "--save_steps", "2"]
+    assert call(*more_flags(model, tmp_path / "whole", *flags)) == 0
+    compute = JointTrainer.compute_loss
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(JointTrainer, "compute_loss", stop)
+    with pytest.raises(KeyboardInterrupt):
+        call(*more_flags(model, tmp_path / "parts", *flags))
+    monkeypatch.undo()
+    assert call(*more_flags(model, tmp_path / "parts", *flags)) == 0
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(weight, parts[name]) for name, weight in whole.items())
+
+
 def head_flags(model, output, *more):
     return [
         *DATA, *QUIET, "--model_name_or_path", str(model), "--do_train", "--train_meta_cm_head",
