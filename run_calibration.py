@@ -8,8 +8,8 @@ from typing import Any
 from calibration_tables import HeldOutCheck, Prompts, SequentialTable, Table
 from early_exit import DecodingSetting
 from early_exit.calibration import SEQUENTIAL_TESTS
-from models.calibrated import Certified
-from models.calibration_file import CALIBRATION_FILE
+from early_exit.models.calibrated import Certified
+from early_exit.models.calibration_file import CALIBRATION_FILE
 from trainers.generation import GenerationTrainer
 from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json

@@ -17,10 +17,10 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from early_exit.calibration import Monitor
-from models.auditing import Audit
-from models.calibrated import Certified
-from models.loading import load_model
-from models.pipeline import tokenizer_hash
+from early_exit.models.auditing import Audit
+from early_exit.models.calibrated import Certified
+from early_exit.models.loading import load_model
+from early_exit.models.pipeline import tokenizer_hash
 from util.calibration_plots import plot_monitor
 from util.dissimilarity import TEXTUAL
 from util.errors import UsageError

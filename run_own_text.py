@@ -8,7 +8,7 @@ from datasets import Dataset, concatenate_datasets
 from transformers import Seq2SeqTrainingArguments
 from transformers.utils import logging
 
-from models.effective_generation import effective_generation
+from early_exit.models.effective_generation import effective_generation
 from trainers.own_texts import greedy_options, write_own_texts
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.data import load_split, tokenize

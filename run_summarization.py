@@ -29,9 +29,9 @@ from transformers.utils import logging
 
 from calibration_tables import LOSS_TABLE_FILE, Prompts
 from early_exit.heads import head_kind
-from models.loading import load_model, new_model
-from models.lora import add_lora, merge_lora
-from models.perturbed_decoder import Perturbation
+from early_exit.models.loading import load_model, new_model
+from early_exit.models.lora import add_lora, merge_lora
+from early_exit.models.perturbed_decoder import Perturbation
 from run_calibration import calibrate_exits, calibration_settings, save_with_checkpoint
 from run_own_text import all_documents, load_unlabelled, open_own_texts, own_text_examples
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer

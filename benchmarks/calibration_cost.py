@@ -24,8 +24,8 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
-from models.loading import load_model
-from models.sources import padded_batch
+from early_exit.models.loading import load_model
+from early_exit.models.sources import padded_batch
 from trainers.loss_table import LossTable, PromptDecoder, as_array
 from util.dissimilarity import loss
 from util.files import write_json

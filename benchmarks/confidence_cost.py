@@ -20,7 +20,7 @@ from systems import VOCABULARY, random_model
 
 from early_exit import ExitPolicy
 from early_exit.linear import pack
-from models.shapes import SHAPES
+from early_exit.models.shapes import SHAPES
 from util.files import write_json
 from util.results import markdown_table, provenance
 

@@ -24,7 +24,7 @@ from systems import KERNELS, Setting, System, choose_kernels
 from workers import Workers
 
 from early_exit import PRECISIONS
-from models.shapes import SHAPES
+from early_exit.models.shapes import SHAPES
 from util.files import write_json
 from util.results import markdown_table, provenance
 

@@ -31,7 +31,7 @@ from turns import ratio, take_turns
 from workers import Workers
 
 from early_exit import PRECISIONS
-from models.shapes import SHAPES
+from early_exit.models.shapes import SHAPES
 from util.files import write_json
 from util.results import provenance
 

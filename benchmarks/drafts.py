@@ -25,9 +25,9 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import ExitPolicy
 from early_exit.decoding.results import DecodedRow
-from models.loading import load_model
-from models.sources import Source
-from models.stream import decode_prompts
+from early_exit.models.loading import load_model
+from early_exit.models.sources import Source
+from early_exit.models.stream import decode_prompts
 from util.files import write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name

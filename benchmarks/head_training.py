@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from models.shapes import shape_config
-from models.t5 import EarlyExitT5
+from early_exit.models.shapes import shape_config
+from early_exit.models.t5 import EarlyExitT5
 from util.files import write_json
 from util.results import markdown_table, provenance
 

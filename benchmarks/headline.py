@@ -28,8 +28,8 @@ from ctranslate2_peer import named_tokens, numbered_tokens, translator
 from workers import Workers
 
 from early_exit import DecodingSetting, ExitPolicy
-from models.calibration_file import setting_of
-from models.loading import load_model
+from early_exit.models.calibration_file import setting_of
+from early_exit.models.loading import load_model
 from util.files import read_json, write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name

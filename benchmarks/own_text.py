@@ -24,9 +24,9 @@ from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
-from models.head_training import agreement_with_full_depth
-from models.loading import load_model
-from models.sources import padded_batch
+from early_exit.models.head_training import agreement_with_full_depth
+from early_exit.models.loading import load_model
+from early_exit.models.sources import padded_batch
 from trainers.loss_table import LossTable, PromptDecoder, as_array
 from util.arguments import DataArguments, ModelArguments
 from util.data import load_split, tokenize

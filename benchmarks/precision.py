@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import PRECISIONS, ExitPolicy
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from util.files import write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance

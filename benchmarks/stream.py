@@ -16,7 +16,7 @@ from systems import VOCABULARY, Setting, policy, random_model
 from workers import Workers
 
 from early_exit.decoding.engine import Prompt
-from models.engines import engine_for, precision_of
+from early_exit.models.engines import engine_for, precision_of
 
 
 @dataclass(frozen=True)

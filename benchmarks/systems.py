@@ -15,9 +15,9 @@ from torch import Tensor
 
 from early_exit import ExitPolicy
 from early_exit.decoding.engine import Prompt
-from models.engines import engine_for, precision_of
-from models.shapes import shape_config
-from models.t5 import EarlyExitT5
+from early_exit.models.engines import engine_for, precision_of
+from early_exit.models.shapes import shape_config
+from early_exit.models.t5 import EarlyExitT5
 
 VOCABULARY = 32128
 KERNELS = ("native", "torch")

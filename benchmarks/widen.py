@@ -20,8 +20,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from models.loading import load_model
-from models.t5 import EarlyExitT5
+from early_exit.models.loading import load_model
+from early_exit.models.t5 import EarlyExitT5
 from util.files import whole_folder_contents
 
 _FILLER_LOGIT = -16.0

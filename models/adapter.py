@@ -13,7 +13,7 @@ from early_exit.kernels.interface import (
     StackSpec,
     StackTensors,
 )
-from models.readable import weight_of
+from early_exit.models.readable import weight_of
 
 
 def decoder_tensors(model) -> DecoderTensors:

@@ -5,20 +5,20 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from early_exit.policy import ExitPolicy
-from early_exit.setting import DecodingSetting
-from early_exit.values import from_plain, to_plain
-from models.effective_generation import (
+from early_exit.models.effective_generation import (
     differences,
     effective_generation,
     greedy_generation,
     merged_config,
 )
-from models.engines import kept_for
-from models.exit_heads import fingerprint
-from models.generation import early_exit_generate
-from models.options import why_not_served
-from models.pipeline import pipeline_differences
+from early_exit.models.engines import kept_for
+from early_exit.models.exit_heads import fingerprint
+from early_exit.models.generation import early_exit_generate
+from early_exit.models.options import why_not_served
+from early_exit.models.pipeline import pipeline_differences
+from early_exit.policy import ExitPolicy
+from early_exit.setting import DecodingSetting
+from early_exit.values import from_plain, to_plain
 
 CALIBRATED = "calibrated"  # as an exit policy: the certified one, or none
 _VERSION = 1

@@ -6,9 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from early_exit.models.calibrated import Certified
 from early_exit.policy import ExitPolicy
 from early_exit.setting import DecodingSetting
-from models.calibrated import Certified
 
 CALIBRATION_FILE = "calibration.json"
 _DEEPEST = 1000  # layers: no decoder has as many

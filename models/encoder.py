@@ -10,8 +10,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.kernels.native.encoder import NativeEncoder
 from early_exit.linear import has_native
-from models.adapter import encoder_tensors
-from models.readable import weight_of
+from early_exit.models.adapter import encoder_tensors
+from early_exit.models.readable import weight_of
 
 
 def engine_encoder(model, precision: str) -> nn.Module:

@@ -17,11 +17,11 @@ from early_exit.kernels.choice import kernels_for
 from early_exit.kernels.interface import Kernels
 from early_exit.linear import has_native, usable_precision
 from early_exit.lm_head.screen import Screen
+from early_exit.models.adapter import decoder_tensors
+from early_exit.models.encoder import engine_encoder
+from early_exit.models.exit_heads import packed_head
+from early_exit.models.readable import Modules, adapters_in_use, check_readable, weight_of
 from early_exit.policy import ExitPolicy
-from models.adapter import decoder_tensors
-from models.encoder import engine_encoder
-from models.exit_heads import packed_head
-from models.readable import Modules, adapters_in_use, check_readable, weight_of
 
 _SAMPLES = 8  # numbers of each parameter that are looked at
 

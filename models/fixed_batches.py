@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.decoding.results import DecodedRow
+from early_exit.models.effective_generation import merged_config
+from early_exit.models.generation import EarlyExitOutput
+from early_exit.models.sources import Source, Watch, padded_batch, padded_sources
 from early_exit.policy import ExitPolicy
-from models.effective_generation import merged_config
-from models.generation import EarlyExitOutput
-from models.sources import Source, Watch, padded_batch, padded_sources
 
 
 def decode_batches(

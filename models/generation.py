@@ -28,10 +28,10 @@ from early_exit.decoding.reference_drafts import decode_drafts_reference
 from early_exit.decoding.results import DecodedBatch, Drafting
 from early_exit.heads import head_kind
 from early_exit.lm_head.scores import Scores
+from early_exit.models.engines import ModelEngine, engine_for, precision_of
+from early_exit.models.options import why_not_served
+from early_exit.models.reference_decoder import ReferenceDecoder
 from early_exit.policy import ExitPolicy
-from models.engines import ModelEngine, engine_for, precision_of
-from models.options import why_not_served
-from models.reference_decoder import ReferenceDecoder
 
 
 @dataclass

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from transformers.utils import ModelOutput
 
+from early_exit.models.perturbed_decoder import Perturbation, perturbed_states
 from early_exit.training.objectives import Objective, objective_loss
-from models.perturbed_decoder import Perturbation, perturbed_states
 
 
 @dataclass(frozen=True)

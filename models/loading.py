@@ -5,9 +5,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedModel
 
-from models.calibration_file import read_certified
-from models.shapes import shape_config
-from models.t5 import MODEL_CLASSES
+from early_exit.models.calibration_file import read_certified
+from early_exit.models.shapes import shape_config
+from early_exit.models.t5 import MODEL_CLASSES
 
 
 def load_model(

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from early_exit.confidence import get_measure
 from early_exit.linear import has_native, usable_precision
+from early_exit.models.engines import kept_for
 from early_exit.setting import DecodingSetting
-from models.engines import kept_for
 
 # Of decoding: raise it where the same weights, prompts and settings may give other tokens than before.
 # `tests/models/test_pipeline.py` fails where they do.

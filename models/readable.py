@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 Modules = list[tuple[str, nn.Module]]  # with their names in the model
 
-_OWN_PACKAGES = ("torch.nn.modules.", "transformers.", "models.", "early_exit.")
+_OWN_PACKAGES = ("torch.nn.modules.", "transformers.", "early_exit.")
 
 
 def check_readable(model, modules: Modules) -> None:

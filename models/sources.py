@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.generation import without_padding
+from early_exit.models.generation import without_padding
 
 
 class Watch:

@@ -18,12 +18,12 @@ from torch import Tensor
 from early_exit.decoding.engine import Prompt
 from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.results import DecodedRow
+from early_exit.models.effective_generation import effective_generation, merged_config, unlike_greedy
+from early_exit.models.engines import engine_for, precision_of
+from early_exit.models.fixed_batches import decode_batches
+from early_exit.models.options import why_not_served
+from early_exit.models.sources import Source, Watch, by_length, encoded
 from early_exit.policy import ExitPolicy
-from models.effective_generation import effective_generation, merged_config, unlike_greedy
-from models.engines import engine_for, precision_of
-from models.fixed_batches import decode_batches
-from models.options import why_not_served
-from models.sources import Source, Watch, by_length, encoded
 
 _COUNTED_TOGETHER = 256  # texts: top-k propagation keeps the states of their tokens until they are counted
 

@@ -24,17 +24,17 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from early_exit.models.auditing import Audit
+from early_exit.models.calibrated import CALIBRATED, calibrated_policy
+from early_exit.models.effective_generation import merged_config
+from early_exit.models.engines import engine_for, precision_of
+from early_exit.models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
+from early_exit.models.generation import early_exit_generate
+from early_exit.models.head_training import head_training_loss
+from early_exit.models.joint_training import JointTraining, joint_training_loss
+from early_exit.models.options import why_not_served
 from early_exit.policy import ExitPolicy
 from early_exit.training.objectives import Objective
-from models.auditing import Audit
-from models.calibrated import CALIBRATED, calibrated_policy
-from models.effective_generation import merged_config
-from models.engines import engine_for, precision_of
-from models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
-from models.generation import early_exit_generate
-from models.head_training import head_training_loss
-from models.joint_training import JointTraining, joint_training_loss
-from models.options import why_not_served
 
 
 class EarlyExitMixin:

@@ -6,7 +6,7 @@ from transformers import T5Config
 
 from benchmarks.widen import widened
 from early_exit import ExitPolicy
-from models.t5 import EarlyExitT5
+from early_exit.models.t5 import EarlyExitT5
 from tests.tiny import source_batch
 
 POLICIES = [ExitPolicy(static_layer=2)] + [

@@ -3,7 +3,7 @@
 import torch
 from transformers import LongT5Config, MT5Config, T5Config, UMT5Config
 
-from models.t5 import EarlyExitLongT5, EarlyExitMT5, EarlyExitT5, EarlyExitUMT5
+from early_exit.models.t5 import EarlyExitLongT5, EarlyExitMT5, EarlyExitT5, EarlyExitUMT5
 
 HEADS = ("vanilla_classifier", "MLP", "transformer_MLP_64", "transformer_linear_7", "transformer_MLP_128")
 _SIZES = {

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from early_exit import DecodedRow, ExitPolicy
-from models.sources import Source, Watch
-from models.stream import DecodedTexts, decode_prompts
+from early_exit.models.sources import Source, Watch
+from early_exit.models.stream import DecodedTexts, decode_prompts
 from trainers.stable import StableTrainer
 from trainers.timing import Slices, Stopwatch, speed
 

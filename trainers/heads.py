@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from early_exit import head_quality
-from models.head_training import agreement_with_full_depth, head_log_odds
+from early_exit.models.head_training import agreement_with_full_depth, head_log_odds
 from trainers.generation import GenerationTrainer
 from trainers.loss_means import LossMeans
 

@@ -6,9 +6,9 @@ References: CALM, Schuster et al. 2022, section 3.3; LayerSkip, Elhoushi et al. 
 from dataclasses import replace
 
 from early_exit import Objective
+from early_exit.models.joint_training import JointTraining
+from early_exit.models.perturbed_decoder import Perturbation
 from early_exit.training.curricula import CURRICULA
-from models.joint_training import JointTraining
-from models.perturbed_decoder import Perturbation
 from trainers.generation import GenerationTrainer
 from trainers.loss_means import LossMeans
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from early_exit import DecodingSetting, ExitPolicy
-from models.effective_generation import evaluation_options
-from models.engines import engine_for
-from models.sources import Source, encode_all
-from models.stream import decode_prompts
+from early_exit.models.effective_generation import evaluation_options
+from early_exit.models.engines import engine_for
+from early_exit.models.sources import Source, encode_all
+from early_exit.models.stream import decode_prompts
 from trainers.generation import GenerationTrainer
 
 # Confidences are float32 and divided by the threshold's decay: closer than this to λ, a text is decoded anew.

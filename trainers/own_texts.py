@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments
 
 from early_exit import ExitPolicy
-from models.effective_generation import evaluation_options
-from models.engines import forget_engines
-from models.sources import Source
-from models.stream import decode_prompts
+from early_exit.models.effective_generation import evaluation_options
+from early_exit.models.engines import forget_engines
+from early_exit.models.sources import Source
+from early_exit.models.stream import decode_prompts
 
 _AT_ONCE = 512  # texts a process writes before they are kept: what an interruption costs
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.sources import Watch
+from early_exit.models.sources import Watch
 
 _SLICES = 50
 

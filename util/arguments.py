@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.confidence import known_measures
 from early_exit.head_losses import HEAD_LOSSES
+from early_exit.models.shapes import SHAPES
 from early_exit.policy import VERIFICATIONS
-from models.shapes import SHAPES
 from util.errors import UsageError
 from util.flag import argument
 from util.training_arguments import ObjectiveArguments

@@ -23,7 +23,7 @@ from early_exit.calibration import (
     test_named,
 )
 from early_exit.calibration.thresholds import Columns, first_exiting
-from models.decoding_cost import bytes_per_token
+from early_exit.models.decoding_cost import bytes_per_token
 from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments, check_pareto
 from util.errors import UsageError

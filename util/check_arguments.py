@@ -3,7 +3,7 @@
 from early_exit import PRECISIONS, get_measure
 from early_exit.head_losses import HEAD_LOSSES
 from early_exit.heads import HEAD_NAMES, head_kind
-from models.shapes import SHAPES
+from early_exit.models.shapes import SHAPES
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments, check_calibration
 from util.check_objectives import check_objectives

@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import Seq2SeqTrainer
 
-from models.effective_generation import effective_generation, evaluation_options, unlike_greedy
-from models.options import OTHER_LOOPS
+from early_exit.models.effective_generation import effective_generation, evaluation_options, unlike_greedy
+from early_exit.models.options import OTHER_LOOPS
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.errors import UsageError

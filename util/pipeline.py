@@ -9,7 +9,7 @@ import torch
 
 from early_exit import DecodingSetting
 from early_exit.confidence import get_measure
-from models.pipeline import exit_heads_hash, model_pipeline, shared_prefix, tokenizer_hash
+from early_exit.models.pipeline import exit_heads_hash, model_pipeline, shared_prefix, tokenizer_hash
 from util.arguments import DataArguments, ExitArguments
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from early_exit import OBJECTIVES, Objective
+from early_exit.models.lora import LoraSettings
 from early_exit.training.curricula import CURRICULA
-from models.lora import LoraSettings
 from util.flag import argument
 
 _OBJECTIVES = [name for name in OBJECTIVES if name != "last_ce"]

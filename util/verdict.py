@@ -16,7 +16,7 @@ from early_exit.calibration import (
     knob_tests,
     test_named,
 )
-from models.effective_generation import unlike_greedy
+from early_exit.models.effective_generation import unlike_greedy
 from util.dissimilarity import CONSISTENCY
 from util.ledger import Attempt
 from util.pipeline import fingerprint_of

@@ -1,6 +1,7 @@
 """Early-exit decoding: confidence measures, exit policies, decoding loops and training losses.
 
-Tensors in, tensors out: nothing here knows of transformers, flags or files.
+Tensors in, tensors out; `early_exit.models` alone, where `load_model` is from, knows transformers. It is
+imported on first use, for that takes seconds.
 """
 
 from early_exit.confidence import MEASURES, LayerView, get_measure
@@ -38,5 +39,14 @@ __all__ = [
     "get_measure",
     "joint_cross_entropy",
     "layer_weights",
+    "load_model",
     "objective_loss",
 ]
+
+
+def __getattr__(name: str):
+    if name == "load_model":
+        from early_exit.models.loading import load_model
+
+        return load_model
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

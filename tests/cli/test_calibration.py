@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from tests.processes import run_in_two

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import call
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_calibration import cali_flags

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers.utils import logging
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from tests.processes import run_in_two

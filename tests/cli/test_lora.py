@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import T5ForConditionalGeneration
 
-from models.loading import load_model
-from models.lora import LoraSettings, add_lora, merge_lora
+from early_exit.models.loading import load_model
+from early_exit.models.lora import LoraSettings, add_lora, merge_lora
 from tests.cli.conftest import call, train_flags
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_training import check_going_on, more_flags

@@ -9,7 +9,7 @@ import torch
 import run_monitor
 from early_exit import ExitPolicy
 from early_exit.calibration import Monitor
-from models.auditing import Audit
+from early_exit.models.auditing import Audit
 from tests.cli.conftest import call
 from tests.cli.test_calibration import cali_flags
 from tests.tiny import source_batch, tiny_model

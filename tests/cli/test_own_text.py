@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import ROOT, call, train_flags
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_training import more_flags

@@ -6,7 +6,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import QUIET, call, train_flags
 from tests.cli.test_bad_input import fails_with
 from util.corpus import generate

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
-from models.loading import load_model
+from early_exit.models.loading import load_model
 from tests.cli.conftest import DATA, QUIET, call, train_flags
 from tests.cli.test_bad_input import fails_with
 from trainers.joint import JointTrainer

@@ -12,8 +12,8 @@ from early_exit import Engine, ExitPolicy, Prompt
 from early_exit.decoding import kv_cache
 from early_exit.kernels.interface import Items
 from early_exit.kernels.torch_kernels import TorchKernels
-from models.adapter import decoder_tensors
-from models.engines import engine_for
+from early_exit.models.adapter import decoder_tensors
+from early_exit.models.engines import engine_for
 from tests.strategies import batch_policies
 from tests.tiny import MODELS
 

@@ -11,8 +11,8 @@ from early_exit.decoding.greedy import GreedyChoice
 from early_exit.kernels.native.kernels import NativeKernels
 from early_exit.kernels.native.loop import serves
 from early_exit.linear import PRECISIONS, has_native
-from models.adapter import decoder_tensors
-from models.exit_heads import packed_head
+from early_exit.models.adapter import decoder_tensors
+from early_exit.models.exit_heads import packed_head
 from tests.tiny import MODELS
 
 pytestmark = [

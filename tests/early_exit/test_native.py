@@ -23,8 +23,8 @@ from early_exit.kernels.native.kernels import Biases, NativeKernels
 from early_exit.kernels.native.library import native_library
 from early_exit.kernels.torch_kernels import TorchKernels
 from early_exit.linear import PRECISIONS, has_native
-from models.adapter import decoder_tensors, encoder_tensors
-from models.t5 import EarlyExitT5
+from early_exit.models.adapter import decoder_tensors, encoder_tensors
+from early_exit.models.t5 import EarlyExitT5
 from tests.tiny import FAMILIES, MODELS
 
 pytestmark = [

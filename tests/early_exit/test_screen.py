@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from early_exit.confidence import softmax_response
 from early_exit.linear import has_native
 from early_exit.lm_head.screen import Screen
-from models.loading import load_model
+from early_exit.models.loading import load_model
 
 pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
 YARDSTICK = Path(__file__).parents[3] / "shared" / "checkpoints" / "e2e-small"

@@ -17,12 +17,12 @@ from transformers import (
 from transformers.generation import TextStreamer
 
 from early_exit import DecodingSetting, ExitPolicy
-from models.calibrated import Certified
-from models.calibration_file import certified_of
-from models.effective_generation import effective_generation
-from models.exit_heads import fingerprint
-from models.generation import early_exit_generate
-from models.loading import load_model
+from early_exit.models.calibrated import Certified
+from early_exit.models.calibration_file import certified_of
+from early_exit.models.effective_generation import effective_generation
+from early_exit.models.exit_heads import fingerprint
+from early_exit.models.generation import early_exit_generate
+from early_exit.models.loading import load_model
 from tests.tiny import source_batch, tiny_model
 
 INPUTS, LENGTH = source_batch(3, 9), 8

@@ -5,7 +5,7 @@ import pytest
 
 from early_exit import MEASURES, DecodingSetting, ExitPolicy
 from early_exit.confidence import Measure
-from models.decoding_cost import bytes_per_token
+from early_exit.models.decoding_cost import bytes_per_token
 from tests.tiny import HEADS, MODELS
 
 MODEL = MODELS["t5"]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
-from models.generation import reference_generate
+from early_exit.models.generation import reference_generate
 from tests.tiny import FAMILIES, MODELS, source_batch
 
 FULL_DEPTH = ExitPolicy()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from transformers import T5Config
 
 from early_exit import ExitPolicy, Prompt
-from models.engines import engine_for
-from models.generation import reference_generate
-from models.t5 import EarlyExitT5
+from early_exit.models.engines import engine_for
+from early_exit.models.generation import reference_generate
+from early_exit.models.t5 import EarlyExitT5
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, MODELS, TOLERANCES, source_batch, tiny_model
 

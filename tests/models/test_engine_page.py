@@ -8,9 +8,9 @@ import pytest
 
 from early_exit import MEASURES, ExitPolicy, Prompt
 from early_exit.confidence import Measure
-from models.engines import engine_for
-from models.generation import reference_generate
-from models.sources import Source, encode_all
+from early_exit.models.engines import engine_for
+from early_exit.models.generation import reference_generate
+from early_exit.models.sources import Source, encode_all
 from tests.tiny import MODELS, source_batch
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")

@@ -5,9 +5,9 @@ import torch
 from transformers import T5ForConditionalGeneration
 
 from early_exit import ExitPolicy
-from models.exit_heads import ExitHead
-from models.head_training import agreement_with_full_depth, head_log_odds, head_training_loss
-from models.loading import load_model
+from early_exit.models.exit_heads import ExitHead
+from early_exit.models.head_training import agreement_with_full_depth, head_log_odds, head_training_loss
+from early_exit.models.loading import load_model
 from tests.tiny import HEADS, source_batch, tiny_model
 
 

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from early_exit import ExitPolicy
-from models.loading import load_model
-from models.t5 import MODEL_CLASSES
+from early_exit.models.loading import load_model
+from early_exit.models.t5 import MODEL_CLASSES
 from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
 
 FULL_DEPTH, INPUTS = ExitPolicy(), source_batch(3, 9)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from early_exit import ExitPolicy
-from models.generation import early_exit_generate, reference_generate
-from models.loading import load_model
+from early_exit.models.generation import early_exit_generate, reference_generate
+from early_exit.models.loading import load_model
 from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
 
 FULL_DEPTH = ExitPolicy()

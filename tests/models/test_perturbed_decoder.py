@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from early_exit import Objective
-from models.joint_training import JointTraining
-from models.perturbed_decoder import Perturbation, layer_dropout_shares, perturbed_states
-from models.reference_decoder import ReferenceDecoder
+from early_exit.models.joint_training import JointTraining
+from early_exit.models.perturbed_decoder import Perturbation, layer_dropout_shares, perturbed_states
+from early_exit.models.reference_decoder import ReferenceDecoder
 from tests.tiny import MODELS, source_batch, tiny_model
 
 ROWS, LENGTH = 2, 5

@@ -8,9 +8,9 @@ import torch
 from transformers import ByT5Tokenizer
 
 from early_exit import DecodingSetting, ExitPolicy
-from models.calibrated import Certified
-from models.effective_generation import effective_generation
-from models.pipeline import (
+from early_exit.models.calibrated import Certified
+from early_exit.models.effective_generation import effective_generation
+from early_exit.models.pipeline import (
     PIPELINE_VERSION,
     model_pipeline,
     numerics,
@@ -66,7 +66,7 @@ def test_what_does_not_decode_is_not_seen():
 def test_numerics_name_what_is_computed(monkeypatch):
     cpu = torch.device("cpu")
     assert numerics("int8", cpu) != numerics("float32", cpu)
-    monkeypatch.setattr("models.pipeline.has_native", lambda device: False)
+    monkeypatch.setattr("early_exit.models.pipeline.has_native", lambda device: False)
     monkeypatch.setattr("early_exit.linear.has_native", lambda device: False)
     with pytest.warns(UserWarning, match="no int8 kernels"):
         assert numerics("int8", cpu)["precision"] == "float32"

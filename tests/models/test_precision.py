@@ -9,8 +9,8 @@ import torch
 
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
-from models import engines
-from models.encoder import engine_encoder
+from early_exit.models import engines
+from early_exit.models.encoder import engine_encoder
 from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
 
 FULL_DEPTH = ExitPolicy()

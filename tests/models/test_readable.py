@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from early_exit import ExitPolicy
-from models.engines import engine_for
-from models.generation import reference_generate
+from early_exit.models.engines import engine_for
+from early_exit.models.generation import reference_generate
 from tests.tiny import MODELS, source_batch, tiny_model
 
 FULL_DEPTH, INPUTS = ExitPolicy(), source_batch(3, 9)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 from early_exit import ExitPolicy
-from models.generation import reference_generate
+from early_exit.models.generation import reference_generate
 from tests.early_exit.test_confidence import DEFINITIONS
 from tests.strategies import policies
 from tests.tiny import FAMILIES, HEADS, MODELS, TOLERANCES

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import ExitPolicy
-from models.generation import reference_generate
-from models.sources import Source, Watch, encode_all
-from models.stream import decode_prompts, plain_greedy
+from early_exit.models.generation import reference_generate
+from early_exit.models.sources import Source, Watch, encode_all
+from early_exit.models.stream import decode_prompts, plain_greedy
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, MODELS, TOLERANCES, source_batch
 
@@ -163,9 +163,9 @@ def test_other_precisions(precision):
 def test_counts_are_those_of_generate(monkeypatch, knob, streams):
     model, policy = MODELS["t5"], ExitPolicy(measure="softmax", threshold=0.2, **knob)
     options, sources = {"max_length": 9}, sources_of(source_batch(7, 9))
-    monkeypatch.setattr("models.stream._COUNTED_TOGETHER", 2)
+    monkeypatch.setattr("early_exit.models.stream._COUNTED_TOGETHER", 2)
     if not streams:
-        monkeypatch.setattr("models.stream.plain_greedy", lambda model, options: None)
+        monkeypatch.setattr("early_exit.models.stream.plain_greedy", lambda model, options: None)
     counts = decode_prompts(model, policy, None, sources, 3, options).counts
     kept = chosen = asked = 0
     for source in sources:

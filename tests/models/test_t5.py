@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from early_exit import layer_weights
-from models.loading import load_model, new_model
+from early_exit.models.loading import load_model, new_model
 from tests.tiny import FAMILIES, source_batch, tiny_model
 
 PLAIN = {

@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainingArguments
 
 from early_exit import ExitPolicy, Scores
-from models import stream
+from early_exit.models import stream
 from tests.tiny import tiny_model
 from trainers import generation
 from trainers.generation import GenerationSettings

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoTokenizer
 
 from early_exit import ExitPolicy
-from models.loading import new_model
+from early_exit.models.loading import new_model
 from tests.tiny import FAMILIES, source_batch, tiny_model
 from util.corpus import generate
 from util.errors import UsageError
