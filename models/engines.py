@@ -21,6 +21,7 @@ from early_exit.models.adapter import decoder_tensors
 from early_exit.models.encoder import engine_encoder
 from early_exit.models.exit_heads import packed_head
 from early_exit.models.readable import Modules, adapters_in_use, check_readable, weight_of
+from early_exit.models.token_ranking import shortlist_of
 from early_exit.policy import ExitPolicy
 
 _SAMPLES = 8  # numbers of each parameter that are looked at
@@ -55,7 +56,11 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
         if policy.measure is not None and head_kind(policy.measure) is not None:
             heads[policy.measure] = held.exit_head(model, policy.measure, kernels)
         screen = held.screen(model) if policy.screen else None
-    return ModelEngine(Engine(kernels, heads, screen), encoder)
+        shortlist = None
+        if (size := policy.shortlist) is not None:
+            name = ("shortlist", size, precision)
+            shortlist = held.part(name, lambda: kernels.shortlist(shortlist_of(model, size)))
+    return ModelEngine(Engine(kernels, heads, screen, shortlist), encoder)
 
 
 def kept_for(model, name: str, make: Callable[[], Any]) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from early_exit.confidence import get_measure
 from early_exit.linear import has_native, usable_precision
 from early_exit.models.engines import kept_for
+from early_exit.models.token_ranking import shortlist_of
 from early_exit.setting import DecodingSetting
 
 # Of decoding: raise it where the same weights, prompts and settings may give other tokens than before.
@@ -23,8 +24,8 @@ PIPELINE_VERSION = 1
 
 # Of a model's configuration: what cannot change a token that it decodes.
 _IDLE = frozenset(
-    "exit_calibration exit_heads exit_loss _name_or_path architectures transformers_version dtype "
-    "torch_dtype use_cache output_hidden_states output_attentions return_dict dropout_rate "
+    "exit_calibration exit_heads exit_loss token_ranking _name_or_path architectures transformers_version "
+    "dtype torch_dtype use_cache output_hidden_states output_attentions return_dict dropout_rate "
     "classifier_dropout "
     "initializer_factor task_specific_params n_positions chunk_size_feed_forward problem_type id2label "
     "label2id max_length num_beams early_stopping length_penalty no_repeat_ngram_size prefix".split()
@@ -35,7 +36,8 @@ _CHUNK = 2**22  # numbers that are copied to the host and hashed at once
 def model_pipeline(model, setting: DecodingSetting, device: torch.device | None = None) -> dict[str, Any]:
     """Of a model that decodes by a setting: JSON values.
 
-    weights: of all bytes of all tensors but those of exit heads, as loaded; exit head: of the setting's own;
+    weights: of all bytes of all tensors that every setting reads, as loaded; exit head, shortlist: of the
+    setting's own;
     configuration: of what else makes the model; numerics: see `numerics`; version: of decoding.
     """
     own = [] if setting.policy.measure is None else [setting.policy.measure]
@@ -43,6 +45,7 @@ def model_pipeline(model, setting: DecodingSetting, device: torch.device | None 
         "version": PIPELINE_VERSION,
         "weights": backbone_hash(model),
         "exit head": exit_heads_hash(model, own),
+        "shortlist": shortlist_hash(model, setting.policy.shortlist),
         "configuration": configuration_hash(model),
         "numerics": numerics(setting.precision, device or model.device),
     }
@@ -64,13 +67,25 @@ def numerics(precision: str, device: torch.device) -> dict[str, Any]:
 
 
 def backbone_hash(model) -> str:
-    """Of all parameters and buffers but those of exit heads; kept until they change."""
+    """Of all parameters and buffers but exit heads and token ranking; kept until they change."""
 
     def make() -> str:
         tensors = [*model.named_parameters(), *model.named_buffers()]
-        return _hash_tensors((name, each) for name, each in tensors if not name.startswith("exit_heads."))
+        return _hash_tensors((name, each) for name, each in tensors if not _read_by_settings(name))
 
     return kept_for(model, "weights' hash", make)
+
+
+def _read_by_settings(name: str) -> bool:
+    """Whether a tensor is read by some settings only, which have entries of their own for it."""
+    return name.startswith("exit_heads.") or name == "token_ranking"
+
+
+def shortlist_hash(model, size: int | None) -> str | None:
+    """Of the tokens that exits choose from; None where these are all, and where there is no ranking."""
+    if size is None or model.token_ranking is None:
+        return None
+    return _hash_tensors([("shortlist", shortlist_of(model, size))])
 
 
 def exit_heads_hash(model, measures: Iterable[str]) -> str | None:
@@ -132,6 +147,7 @@ def pipeline_differences(
     for name, phrase in (
         ("weights", "the weights are not those that were calibrated"),
         ("exit head", "the exit head is not the one that was calibrated"),
+        ("shortlist", "the shortlist of tokens is not the one that was calibrated"),
         ("configuration", "the model's configuration is not the one that was calibrated"),
     ):
         if now[name] != calibrated.get(name):

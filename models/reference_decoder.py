@@ -9,6 +9,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
 
+from early_exit.models.token_ranking import shortlist_of
+
 
 class ReferenceDecoder:
     """`early_exit.DecoderSteps` over one source.
@@ -68,6 +70,9 @@ class ReferenceDecoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self._model.exit_logits(hidden)
+
+    def shortlist(self, size: int) -> Tensor:
+        return shortlist_of(self._model, size)
 
     def head_logits(self, head: str, layer: int, states: Tensor) -> Tensor:
         return self._model.exit_heads[head](layer, states)[:, -1]

@@ -2,14 +2,14 @@
 
 Subclasses of transformers' own models: an exit adds no weights, it reads a decoder layer's hidden
 state through the final layer norm and the LM head that the model has anyway. So a checkpoint saved
-from here is a plain T5 checkpoint. Exit heads, where there are any, are further tensors in it, which T5's own
-class leaves alone.
+from here is a plain T5 checkpoint. Exit heads and a ranking of tokens, where there are any, are further
+tensors in it, which T5's own class leaves alone.
 
 References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from functools import wraps
 
@@ -33,6 +33,7 @@ from early_exit.models.generation import early_exit_generate
 from early_exit.models.head_training import head_training_loss
 from early_exit.models.joint_training import JointTraining, joint_training_loss
 from early_exit.models.options import why_not_served
+from early_exit.models.token_ranking import rank_tokens
 from early_exit.policy import ExitPolicy
 from early_exit.training.objectives import Objective
 
@@ -47,6 +48,8 @@ class EarlyExitMixin:
         super().__init__(config, *args, **kwargs)
         names = getattr(config, "exit_heads", None) or {}
         self.exit_heads = nn.ModuleDict({name: new_exit_heads(config, name) for name in names})
+        ranked = getattr(config, "token_ranking", None)
+        self.register_buffer("token_ranking", None if ranked is None else torch.arange(ranked))
         self.exit_transformation: nn.Linear | None = None
         if getattr(config, "exit_transformation", False):
             self.add_exit_transformation()
@@ -65,6 +68,12 @@ class EarlyExitMixin:
         self.exit_transformation = None
         if hasattr(self.config, "exit_transformation"):
             del self.config.exit_transformation
+
+    def rank_tokens(self, texts: Iterable[Iterable[int]]) -> None:
+        """Ranks the vocabulary by frequency in some texts, for shortlists; see `models.token_ranking`."""
+        ranking = rank_tokens(texts, self.lm_head.weight.shape[0])
+        self.config.token_ranking = len(ranking)
+        self.token_ranking = ranking.to(self.device)
 
     def add_exit_heads(self, name: str, shared: bool = False) -> ExitHeads:
         """New, untrained heads under a name of `early_exit.heads`, in the place of any that were there.

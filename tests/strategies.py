@@ -9,16 +9,22 @@ from early_exit import MEASURES, ExitPolicy
 from tests.tiny import HEADS
 
 layers = st.integers(1, 4)
+shortlists = st.one_of(st.none(), st.sampled_from([1, 16, 17, 97]), st.integers(1, 97))
 
 policies = st.one_of(
-    st.builds(ExitPolicy, static_layer=layers),
-    st.builds(ExitPolicy, static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor)),
+    st.builds(ExitPolicy, static_layer=layers, shortlist=shortlists),
+    st.builds(
+        ExitPolicy,
+        static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor),
+        shortlist=shortlists,
+    ),
     st.builds(
         ExitPolicy,
         measure=st.sampled_from([*MEASURES, *HEADS]),
         threshold=st.floats(0, 1),
         min_layer=st.integers(0, 5),
         position_temperature=st.one_of(st.none(), st.floats(0, 8)),
+        shortlist=shortlists,
     ),
     st.builds(
         ExitPolicy,

@@ -55,6 +55,8 @@ def tiny_model(family: str = "t5", seed: int = 0):
             head.output.weight.data *= 3  # spreads their confidences
         heads.agreed += torch.tensor([3, 4, 6])
         heads.seen += 9
+    texts = torch.randint(1, 97, (8, 20), generator=torch.Generator().manual_seed(seed))
+    model.rank_tokens(texts.tolist())
     return model
 
 

@@ -34,6 +34,9 @@ class ExitPolicy:
         softmax response and in the choice of the token (top-k token propagation); 1 <= K <= vocabulary,
         with the measure softmax. Confidence is then a share among these K, so that a threshold for one
         K is none for another.
+    shortlist: exits below full depth see, and choose from, the N likeliest tokens of the model's ranking by
+        frequency (`models.token_ranking`), 1 <= N <= vocabulary; at full depth a token is chosen from all. It
+        excludes top_k and screen. Confidence is then a share among these N.
     screen: read the LM head through its int8 copy (`early_exit.screen`): the tokens and exits of the
         whole float32 head for less. Confidences are then lower bounds.
     static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
@@ -64,6 +67,7 @@ class ExitPolicy:
     accept_ratio: float = 0.9
     rollback_threshold: float = 0.1
     max_layer: int | None = None
+    shortlist: int | None = None
 
     def __post_init__(self):
         if self.measure is not None:
@@ -87,7 +91,16 @@ class ExitPolicy:
             raise ValueError(f"position temperature {temperature} is not a finite number >= 0")
         if self.top_k is not None:
             self._check_top_k()
+        if self.shortlist is not None:
+            self._check_shortlist()
         self._check_verification()
+
+    def _check_shortlist(self) -> None:
+        if self.shortlist < 1:
+            raise ValueError(f"a shortlist of {self.shortlist} tokens; allowed: 1 and above")
+        if self.top_k is not None or self.screen:
+            other = "a screened LM head" if self.screen else "top-k propagation"
+            raise ValueError(f"a shortlist of tokens and {other} exclude each other")
 
     def _check_top_k(self) -> None:
         if self.measure != "softmax":
@@ -128,9 +141,11 @@ class ExitPolicy:
         return from_plain(cls, values, _VERSION)
 
     def check_vocabulary(self, size: int) -> None:
-        """Raises ValueError where more tokens are to be propagated than there are."""
+        """Raises ValueError where more tokens are to be propagated or listed than there are."""
         if self.top_k is not None and self.top_k > size:
             raise ValueError(f"{self.top_k} propagated tokens, of a vocabulary of {size}")
+        if self.shortlist is not None and self.shortlist > size:
+            raise ValueError(f"a shortlist of {self.shortlist} tokens, of a vocabulary of {size}")
 
     def _check_static(self) -> None:
         layers = torch.as_tensor(self.static_layer)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
 from early_exit.models.generation import reference_generate
+from tests.strategies import shortlists
 from tests.tiny import FAMILIES, MODELS, source_batch
 
 FULL_DEPTH = ExitPolicy()
-exits = st.one_of(
+leaving = st.one_of(
     st.builds(lambda layer: {"static_layer": layer}, st.integers(1, 3)),
     st.builds(
         lambda measure, threshold, first: {"measure": measure, "threshold": threshold, "min_layer": first},
@@ -20,6 +21,7 @@ exits = st.one_of(
         st.integers(0, 3),
     ),
 )
+exits = st.builds(lambda fields, shortlist: fields | {"shortlist": shortlist}, leaving, shortlists)
 processors = st.sampled_from(
     [
         {},

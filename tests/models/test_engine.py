@@ -166,7 +166,9 @@ def test_the_engine_sees_that_weights_have_changed(change):
     family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 9), seed=st.integers(0, 99), data=st.data()
 )
 def test_a_screened_head_changes_no_token_and_no_exit(family, rows, seed, data):
-    policy = data.draw(batch_policies(rows).filter(lambda policy: policy.top_k is None))
+    policy = data.draw(
+        batch_policies(rows).filter(lambda policy: policy.top_k is None and policy.shortlist is None)
+    )
     options = {**source_batch(rows, 9, seed), "max_new_tokens": 10, "return_dict_in_generate": True}
     if data.draw(st.booleans()):
         options["no_repeat_ngram_size"] = 2  # wants all logits

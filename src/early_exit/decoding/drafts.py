@@ -100,7 +100,8 @@ class Drafts:
     def _run(self, front: _Front, slots: np.ndarray, layer: int) -> tuple[Left | None, _Front | None]:
         """Takes items from a layer as deep as they go, and with them the drafts of their rows, `slots`.
         Returns the tokens that left early, and what came through the last layer."""
-        leaving, last = Leaving(self._head), self._rows.num_layers
+        last = self._rows.num_layers
+        leaving = Leaving(self._head, last)
         while len(slots) and layer < last:
             front = self._joined(front, slots, layer)
             stop = self._exits.next_stop(layer, front.items[front.asks]) if front.asks.any() else last

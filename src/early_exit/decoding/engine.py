@@ -18,11 +18,12 @@ from early_exit.decoding.kv_cache import check_memory
 from early_exit.decoding.results import DecodedBatch, DecodedRow, DecodedStream
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
-from early_exit.kernels.interface import Items, Kernels
+from early_exit.kernels.interface import Items, Kernels, Shortlist
 from early_exit.kernels.native.loop import NativeLoop, serves
 from early_exit.lm_head.full import FullHead
 from early_exit.lm_head.screen import Screen
 from early_exit.lm_head.screened import ScreenedHead
+from early_exit.lm_head.shortlist import ShortlistHead
 from early_exit.lm_head.top_k import TopKHead
 from early_exit.policy import ExitPolicy
 
@@ -40,15 +41,19 @@ class Prompt:
 class Engine:
     """A decoder with its weights packed. Decoding leaves nothing on it: several threads may use it at once.
 
-    exit_heads: packed exit heads by name; screen: of the LM head, for policies that want it.
+    exit_heads: packed exit heads by name; screen, shortlist: of the LM head, for policies that want them.
     """
 
     def __init__(
-        self, kernels: Kernels, exit_heads: dict[str, HeadWeights] | None = None, screen: Screen | None = None
+        self,
+        kernels: Kernels,
+        exit_heads: dict[str, HeadWeights] | None = None,
+        screen: Screen | None = None,
+        shortlist: Shortlist | None = None,
     ):
         self.kernels = kernels
         self._exit_heads = exit_heads or {}
-        self._screen = screen
+        self._screen, self.shortlist = screen, shortlist
 
     @property
     def num_layers(self) -> int:
@@ -101,6 +106,8 @@ class Engine:
         """How a policy reads the LM head."""
         if policy.top_k is not None:
             return TopKHead(self.kernels, policy.top_k, slots)
+        if policy.shortlist is not None:
+            return ShortlistHead(self.kernels, self.shortlist)
         if policy.screen and self._screen is not None:
             return ScreenedHead(self.kernels, self._screen)
         return FullHead(self.kernels)
@@ -131,7 +138,8 @@ class _Call:
         self.head = engine.head_for(policy, slots)
         exit_head = engine.exit_head(policy)
         if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
-            self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough, exit_head)
+            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, engine.shortlist
+            self._way = NativeLoop(*loop)
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._finished_tokens = 0

@@ -48,6 +48,7 @@ class Exits:
     def __init__(self, rows: Rows, head: FullHead, policy: ExitPolicy, max_new_tokens: int, enough: int):
         self._rows, self._head, self._policy = rows, head, policy
         self._max_new_tokens, self._enough = max_new_tokens, enough
+        self._full_depth = len(rows.kernels.tensors.layers)
 
     def forget(self, slots: np.ndarray) -> None:
         """Other rows are in these slots now."""
@@ -76,7 +77,7 @@ class Exits:
 
     def run(self, slots: np.ndarray) -> Left | None:
         """Runs rows that stand at one layer. Returns those that left; the others wait at a deeper one."""
-        rows, leaving = self._rows, Leaving(self._head)
+        rows, leaving = self._rows, Leaving(self._head, self._full_depth)
         (items, states), layer = rows.items(slots), int(rows.layer[slots[0]])
         others = len(rows.occupied) - len(slots)
         while True:
@@ -221,11 +222,13 @@ class Leaving:
     """Rows that leave in one call of `Exits.run`. Those that left without a question to the LM head are read
     together at its end."""
 
-    def __init__(self, head: FullHead):
-        self._head = head
+    def __init__(self, head: FullHead, full_depth: int):
+        """full_depth: L."""
+        self._head, self._full_depth = head, full_depth
         self.count = 0
         self._asked: list[tuple[Items, int, np.ndarray, Part]] = []
-        self._unasked: list[tuple[Items, int, np.ndarray, Tensor]] = []
+        self._early: list[tuple[Items, int, np.ndarray, Tensor]] = []
+        self._deepest: list[tuple[Items, int, np.ndarray, Tensor]] = []
 
     def add(
         self,
@@ -240,15 +243,17 @@ class Leaving:
         if reading is not None and self._head.answers(reading):
             self._asked.append((items, layer, confidences, self._head.part(reading, leaves)))
         else:
-            self._unasked.append((items, layer, confidences, states))
+            unasked = self._early if layer < self._full_depth else self._deepest
+            unasked.append((items, layer, confidences, states))
 
     def together(self) -> Left | None:
         if not self.count:
             return None
         parts = [part for *_, part in self._asked]
-        if self._unasked:
-            parts.append(self._head.unasked(torch.cat([states for *_, states in self._unasked])))
-        left = [*self._asked, *self._unasked]
+        for unasked, read in ((self._early, self._head.early), (self._deepest, self._head.unasked)):
+            if unasked:
+                parts.append(read(torch.cat([states for *_, states in unasked])))
+        left = [*self._asked, *self._early, *self._deepest]
         return Left(
             np.concatenate([items.slots for items, *_ in left]),
             np.concatenate([np.full(len(items), layer) for items, layer, *_ in left]),

@@ -45,6 +45,9 @@ class DecoderSteps(Protocol):
         """Log-odds [1] of a layer's exit head at the last of the states [1, n, d_model] that all tokens so
         far had there: the layer's output, or the exit state of a token that left before."""
 
+    def shortlist(self, size: int) -> Tensor:
+        """The `size` most frequent tokens, [size] int64, in any order."""
+
     def fork(self) -> "DecoderSteps":
         """A copy; what it runs does not change this one."""
 
@@ -85,7 +88,7 @@ def decode_reference(
 
     tokens, exit_layers, confidences = prefix, [], []
     for position in range(max_new_tokens):
-        exit_logits = _ExitLogits(decoder, policy.top_k)
+        exit_logits = ExitLogits(decoder, policy)
         hidden, layer, confidence = _run_until_exit(
             decoder, exit_logits, decoder.embed(tokens[-1:]), history, policy, position, max_new_tokens
         )
@@ -106,12 +109,13 @@ def decode_reference(
     )
 
 
-class _ExitLogits:
-    """Logits [1, vocabulary] of one token's exits; with top-k propagation, NOT_PROPAGATED but for the K
-    likeliest at the first layer that was asked."""
+class ExitLogits:
+    """Logits [1, vocabulary] of one token's exits. NOT_PROPAGATED is in the place of some: with top-k
+    propagation, of all but the K likeliest at the first layer that was asked; below full depth, of those that
+    are not on the policy's shortlist."""
 
-    def __init__(self, decoder: DecoderSteps, top_k: int | None):
-        self._decoder, self._top_k = decoder, top_k
+    def __init__(self, decoder: DecoderSteps, policy: ExitPolicy):
+        self._decoder, self._top_k, self._shortlist = decoder, policy.top_k, policy.shortlist
         self._proposed: tuple[int, Tensor] | None = None  # the layer, and which tokens
 
     def propose(self, layer: int, hidden: Tensor) -> None:
@@ -121,15 +125,18 @@ class _ExitLogits:
 
     def __call__(self, layer: int, hidden: Tensor) -> Tensor:
         logits = self._decoder.logits(hidden)
-        if self._proposed is None or layer == self._proposed[0]:
+        if self._shortlist is not None and layer < self._decoder.num_layers:
+            ids = self._decoder.shortlist(self._shortlist)[None]
+        elif self._proposed is None or layer == self._proposed[0]:
             return logits
-        ids = self._proposed[1]
+        else:
+            ids = self._proposed[1]
         return torch.full_like(logits, NOT_PROPAGATED).scatter(1, ids, logits.gather(1, ids))
 
 
 def _run_until_exit(
     decoder: DecoderSteps,
-    exit_logits: _ExitLogits,
+    exit_logits: ExitLogits,
     hidden: Tensor,
     history: dict[int, list[Tensor]],
     policy: ExitPolicy,

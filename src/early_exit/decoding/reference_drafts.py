@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.decoding.reference import Decoded, DecoderSteps, NextToken
+from early_exit.decoding.reference import Decoded, DecoderSteps, ExitLogits, NextToken
 from early_exit.policy import ExitPolicy
 
 # Gets all tokens so far [1, n] and logits [1, vocabulary]; gives those that a choice is made from.
@@ -49,7 +49,7 @@ def decode_drafts_reference(
         in_flight = _Draft(logits, decoder.fork())
         if layer < decoder.num_layers:
             drafts.append(in_flight)
-            token, ends = next_token(tokens[None], decoder.logits(hidden))
+            token, ends = next_token(tokens[None], ExitLogits(decoder, policy)(layer, hidden))
             tokens = torch.cat([tokens, token])
             layers.append(layer)
             confidences.append(confidence)
@@ -118,7 +118,7 @@ def _view(
     return LayerView(
         hidden,
         previous,
-        logits=lambda: decoder.logits(hidden),
+        logits=lambda: ExitLogits(decoder, policy)(layer, hidden),
         head=lambda: decoder.head_logits(policy.measure, layer, hidden[:, None]),
         final_tokens=no_final_tokens,
     )

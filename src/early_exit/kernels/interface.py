@@ -120,6 +120,18 @@ class Top:
     response: np.ndarray
 
 
+class Shortlist(Protocol):
+    """Some rows of the LM head, packed side by side. tokens: [n] int64, which ones, rising."""
+
+    tokens: Tensor
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of these tokens. [items, d_model] → [items, n] float32."""
+
+    def top(self, states: Tensor) -> Top:
+        """What a greedy choice among these tokens needs; by the vocabulary's numbers. [items, d_model]."""
+
+
 class Kernels(Protocol):
     """A decoder's arithmetic in one precision, on one device. Safe to use from several threads at once.
 
@@ -157,3 +169,6 @@ class Kernels(Protocol):
 
     def top(self, states: Tensor) -> Top:
         """The same, but only the two largest are told. [n, d_model]."""
+
+    def shortlist(self, tokens: Tensor) -> Shortlist:
+        """Of the tokens [n] int64, rising."""

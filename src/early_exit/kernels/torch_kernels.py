@@ -51,10 +51,14 @@ class TorchKernels:
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon), device=self.device)
         self._layers = [_Layer(layer, tensors, self.dtype) for layer in tensors.layers]
-        head = _after_norm(tensors.final_norm, tensors.head) * tensors.head_scale
-        self._head = Linear(head.to(self.dtype))
+        self._head = Linear(self.folded_head())
         self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._biases = _Biases(tensors, self.dtype)
+
+    def folded_head(self, tokens: Tensor | slice = slice(None)) -> Tensor:
+        """Rows of the LM head with the norm before them. [n, d_model], in `dtype`."""
+        tensors = self.tensors
+        return (_after_norm(tensors.final_norm, tensors.head[tokens]) * tensors.head_scale).to(self.dtype)
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         return self.tensors.embedding[on_device(tokens, self.device)].float()
@@ -63,10 +67,10 @@ class TorchKernels:
         return self._head(normed(states, self.norm_floor)).float()
 
     def top(self, states: Tensor) -> Top:
-        logits = self.logits(states)
-        largest = logits.softmax(-1).topk(min(2, logits.shape[1]), dim=-1).values  # [n, 2], or [n, 1]
-        response = largest[:, 0] - largest[:, 1:].sum(-1)
-        return Top(logits.argmax(-1).cpu().numpy(), response.cpu().numpy())
+        return _top(self.logits(states))
+
+    def shortlist(self, tokens: Tensor) -> "TorchShortlist":
+        return TorchShortlist(self, tokens.to(self.device))
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
@@ -132,6 +136,27 @@ class TorchKernels:
             projected = projected.view(length, 2, spec.heads, spec.head_dim).permute(1, 2, 0, 3)
             sources.layers[layer][:, place, :, :length] = projected  # [2, heads, length, head_dim]
             sources.filled[layer, place] = True
+
+
+class TorchShortlist:
+    """`early_exit.kernels.interface.Shortlist`."""
+
+    def __init__(self, kernels: TorchKernels, tokens: Tensor):
+        self.tokens, self._norm_floor = tokens, kernels.norm_floor
+        self._head = Linear(kernels.folded_head(tokens))
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._head(normed(states, self._norm_floor)).float()
+
+    def top(self, states: Tensor) -> Top:
+        top = _top(self.logits(states))
+        return Top(self.tokens.cpu().numpy()[top.tokens], top.response)
+
+
+def _top(logits: Tensor) -> Top:
+    largest = logits.softmax(-1).topk(min(2, logits.shape[1]), dim=-1).values  # [n, 2], or [n, 1]
+    response = largest[:, 0] - largest[:, 1:].sum(-1)
+    return Top(logits.argmax(-1).cpu().numpy(), response.cpu().numpy())
 
 
 def attend_to_own(

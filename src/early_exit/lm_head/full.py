@@ -67,6 +67,10 @@ class FullHead:
             return TopPart(reading.top.tokens[leaves], chosen(reading.states, leaves), self._kernels.logits)
         return LogitsPart(chosen(reading.logits(), leaves))
 
+    def early(self, states: Tensor) -> Part:
+        """The same as `unasked`, of exits below full depth."""
+        return self.unasked(states)
+
     def unasked(self, states: Tensor) -> Part:
         """What items choose from that left without a question to the head; states: [n, d_model]."""
         if self._kernels.fuses_top:

@@ -12,7 +12,7 @@ from early_exit.lm_head.scores import LogitsPart, Part
 # K rows of the head are gathered for each state where these are no more than this share of its rows; else all
 # logits are computed and K taken. See docs/speed.md.
 _GATHER_BELOW = 1 / 8
-# Of tokens that were not propagated. Finite: a processor that forbids all others leaves these a choice.
+# Of tokens that are no candidates. Finite: a processor that forbids all others leaves these a choice.
 NOT_PROPAGATED = torch.finfo(torch.float32).min
 
 

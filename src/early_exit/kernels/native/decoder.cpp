@@ -236,18 +236,18 @@ bool run(Team& team, const Decoder& decoder, const Items& items, float* states, 
   return true;
 }
 
-void read_head(Team& team, const Decoder& decoder, const float* states, int items, float* logits) {
+void read_head(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
+               float* logits) {
   Scratch& room = scratch();
-  prepare_normed(team, room.inputs, decoder.head, states, items, decoder.sizes.norm_epsilon);
-  const Product product{&decoder.head, {logits, (size_t)decoder.head.outputs}};
+  prepare_normed(team, room.inputs, head, states, items, decoder.sizes.norm_epsilon);
+  const Product product{&head, {logits, (size_t)head.outputs}};
   multiply_all(team, room.inputs, &product, 1);
 }
 
 float Top::response() const { return (1 - exponential(second - first)) / total; }
 
-std::vector<Top> top(Team& team, const Decoder& decoder, const float* states, int items, bool totals,
-                     const int64_t* wanted) {
-  const Matrix& head = decoder.head;
+std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
+                     bool totals, const int64_t* wanted) {
   Scratch& room = scratch();
   prepare_normed(team, room.inputs, head, states, items, decoder.sizes.norm_epsilon);
   const int parts = (head.panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;

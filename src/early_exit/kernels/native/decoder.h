@@ -46,8 +46,9 @@ struct Decoder {
 bool run(Team& team, const Decoder& decoder, const Items& items, float* states, int first, int last,
          const KVCache& cache, const SourceCache& sources);
 
-// logits: [items, vocabulary].
-void read_head(Team& team, const Decoder& decoder, const float* states, int items, float* logits);
+// logits: [items, head.outputs], of the decoder's head or of some of its rows.
+void read_head(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
+               float* logits);
 
 // What an item's logits come to: the likeliest token, the first of equals, its logit and the next one; the sum of
 // all exponentials in units of the first's, where it was asked for; and the logit of a token that was. NaN in a
@@ -57,7 +58,7 @@ struct Top {
   int64_t token;
   float response() const;
 };
-std::vector<Top> top(Team& team, const Decoder& decoder, const float* states, int items, bool totals,
-                     const int64_t* wanted = nullptr);
+std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
+                     bool totals, const int64_t* wanted = nullptr);
 
 }  // namespace early_exit

@@ -71,19 +71,23 @@ int ee_run(const Decoder* decoder, int threads, const Items* items, float* state
   });
 }
 
-int ee_logits(const Decoder* decoder, int threads, const float* states, int items, float* logits) {
+// head: some of the rows of the decoder's head, or null for all; also below.
+int ee_logits(const Decoder* decoder, const Matrix* head, int threads, const float* states, int items,
+              float* logits) {
   return guarded([&] {
     Team team(threads);
-    read_head(team, *decoder, states, items, logits);
+    read_head(team, *decoder, head == nullptr ? decoder->head : *head, states, items, logits);
     return OK;
   });
 }
 
 // responses may be null.
-int ee_top(const Decoder* decoder, int threads, const float* states, int items, int64_t* tokens, float* responses) {
+int ee_top(const Decoder* decoder, const Matrix* head, int threads, const float* states, int items, int64_t* tokens,
+           float* responses) {
   return guarded([&] {
     Team team(threads);
-    const std::vector<Top> tops = top(team, *decoder, states, items, responses != nullptr);
+    const Matrix& rows = head == nullptr ? decoder->head : *head;
+    const std::vector<Top> tops = top(team, *decoder, rows, states, items, responses != nullptr);
     for (int item = 0; item < items; item++) {
       tokens[item] = tops[item].token;
       if (responses != nullptr) responses[item] = tops[item].response();

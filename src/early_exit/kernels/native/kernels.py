@@ -24,6 +24,7 @@ from early_exit.kernels.native.library import (
     floats,
     native_library,
 )
+from early_exit.kernels.native.matrix import NativeMatrix
 from early_exit.kernels.relative_bias import bias_by_distance
 
 
@@ -48,10 +49,15 @@ class NativeKernels:
             raise MemoryError("the kernels have no memory left")
         finalize(self, self._library.ee_free_decoder, self.decoder)
         pack_layers(tensors, precision, self._library.ee_set_decoder_matrix, self.decoder)
-        head = floats(tensors.head * tensors.final_norm.float() * tensors.head_scale)
-        kind = KINDS["int8" if precision == "int4" else precision]
+        self.head_precision = "int8" if precision == "int4" else precision
+        head, kind = self.folded_head(), KINDS[self.head_precision]
         check(self._library.ee_set_head(self.decoder, kind, head.data_ptr(), *head.shape))
         self._biases = Biases(tensors)
+
+    def folded_head(self, tokens: Tensor | slice = slice(None)) -> Tensor:
+        """Rows of the LM head with the norm before them. [n, d_model] float32."""
+        tensors = self.tensors
+        return floats(tensors.head[tokens] * tensors.final_norm.float() * tensors.head_scale)
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         return self.embedding[torch.from_numpy(tokens)]
@@ -81,23 +87,48 @@ class NativeKernels:
         return _cache(cache, self._biases(cache.capacity)), _sources(sources)
 
     def logits(self, states: Tensor) -> Tensor:
-        states = floats(states)
-        logits = states.new_empty(len(states), len(self.tensors.head))
-        threads = torch.get_num_threads()
-        check(
-            self._library.ee_logits(self.decoder, threads, states.data_ptr(), len(states), logits.data_ptr())
-        )
-        return logits
+        return self._logits(None, len(self.tensors.head), states)
 
     def top(self, states: Tensor) -> Top:
+        return self._top(None, states)
+
+    def shortlist(self, tokens: Tensor) -> "NativeShortlist":
+        return NativeShortlist(self, tokens)
+
+    def _logits(self, head: int | None, outputs: int, states: Tensor) -> Tensor:
+        """[n, outputs], by the rows of the LM head at an address; None: by all of them."""
         states = floats(states)
-        tokens, responses = np.empty(len(states), np.int64), np.empty(len(states), np.float32)
+        logits = states.new_empty(len(states), outputs)
+        threads, data = torch.get_num_threads(), states.data_ptr()
+        check(self._library.ee_logits(self.decoder, head, threads, data, len(states), logits.data_ptr()))
+        return logits
+
+    def _top(self, head: int | None, states: Tensor) -> Top:
+        """The same, of these rows' numbers."""
+        states = floats(states)
+        rows, responses = np.empty(len(states), np.int64), np.empty(len(states), np.float32)
         threads, data = torch.get_num_threads(), states.data_ptr()
         status = self._library.ee_top(
-            self.decoder, threads, data, len(states), tokens.ctypes.data, responses.ctypes.data
+            self.decoder, head, threads, data, len(states), rows.ctypes.data, responses.ctypes.data
         )
         check(status)
-        return Top(tokens, responses)
+        return Top(rows, responses)
+
+
+class NativeShortlist:
+    """`early_exit.kernels.interface.Shortlist` of native kernels, its rows packed once more, side by side."""
+
+    def __init__(self, kernels: NativeKernels, tokens: Tensor):
+        self.tokens, self._kernels = tokens, kernels
+        self.numbers = np.ascontiguousarray(tokens.numpy())
+        self.matrix = NativeMatrix(kernels.folded_head(tokens), kernels.head_precision)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self._kernels._logits(self.matrix.address, len(self.tokens), states)
+
+    def top(self, states: Tensor) -> Top:
+        top = self._kernels._top(self.matrix.address, states)
+        return Top(self.numbers[top.tokens], top.response)
 
 
 def pack_layers(tensors: StackTensors, precision: str, set_matrix, stack: int) -> None:

@@ -66,8 +66,8 @@ _FUNCTIONS = {
         [c_void_p, c_int, POINTER(ItemArrays), c_void_p, c_int, c_int,
          POINTER(CacheTensors), POINTER(SourceTensors)],
     ),
-    "ee_logits": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
-    "ee_top": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_logits": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p]),
+    "ee_top": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
     "ee_log_odds": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "ee_decode": (
         c_int, [c_void_p, c_int, c_void_p, POINTER(CacheTensors), POINTER(SourceTensors)]

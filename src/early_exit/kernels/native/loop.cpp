@@ -210,11 +210,19 @@ class Decoding {
       }
       return {};
     }
-    const std::vector<Top> tops = top(team_, decoder_, states.data(), (int)asking.size(), true);
+    const std::vector<Top> tops = early_tops(states, (int)asking.size(), true);
     for (size_t place = 0; place < asking.size(); place++) {
       const Top& own = tops[place];
       decisions[asking[place]].confidence = loop_.measure == Measure::SOFTMAX ? own.response() : 1 / own.total;
     }
+    return tops;
+  }
+
+  // What exits below full depth choose from.
+  std::vector<Top> early_tops(const std::vector<float>& states, int items, bool totals) {
+    if (loop_.shortlist == nullptr) return top(team_, decoder_, decoder_.head, states.data(), items, totals);
+    std::vector<Top> tops = top(team_, decoder_, *loop_.shortlist, states.data(), items, totals);
+    for (Top& each : tops) each.token = loop_.shortlisted[each.token];
     return tops;
   }
 
@@ -243,15 +251,26 @@ class Decoding {
     int64_t token;
   };
 
-  // Finds the tokens of rows that left without a question to the LM head; states: of these, in order.
+  // Finds the tokens of rows that left without a question to the LM head; states: of these, in order of their
+  // layers.
   void find_tokens(std::vector<Left>& left, const std::vector<float>& states) {
-    std::vector<Left*> unasked;
+    std::vector<Left*> early, unasked;
     for (Left& each : left) {
       if (each.token < 0) unasked.push_back(&each);
     }
-    if (unasked.empty()) return;
-    const std::vector<Top> tops = top(team_, decoder_, states.data(), (int)unasked.size(), false);
-    for (size_t i = 0; i < unasked.size(); i++) unasked[i]->token = tops[i].token;
+    for (Left* each : unasked) {
+      if (each->layer < (int)decoder_.layers.size()) early.push_back(each);
+    }
+    if (loop_.shortlist == nullptr) early.clear();  // all from the whole head, read once
+    const size_t rest = unasked.size() - early.size();
+    if (!early.empty()) {
+      const std::vector<Top> tops = early_tops(states, (int)early.size(), false);
+      for (size_t i = 0; i < early.size(); i++) early[i]->token = tops[i].token;
+    }
+    if (rest == 0) return;
+    const float* others = states.data() + early.size() * width();
+    const std::vector<Top> tops = top(team_, decoder_, decoder_.head, others, (int)rest, false);
+    for (size_t i = 0; i < rest; i++) unasked[early.size() + i]->token = tops[i].token;
   }
 
   void note(std::vector<Left>& left, std::vector<float>& unasked, const Front& front, size_t item, int layer,
@@ -448,7 +467,7 @@ class Decoding {
       for (const int64_t slot : front.slots) loop_.drafts[slot] = 0;
     }
     const std::vector<Top> tops =
-        top(team_, decoder_, front.states.data(), (int)front.size(), shares, wanted.data());
+        top(team_, decoder_, decoder_.head, front.states.data(), (int)front.size(), shares, wanted.data());
     for (size_t first = 0; first < front.size();) {
       size_t next = first;
       while (next < front.size() && front.slots[next] == front.slots[first]) next++;

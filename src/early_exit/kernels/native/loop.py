@@ -12,7 +12,7 @@ from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadWeights
 from early_exit.kernels.interface import Items
-from early_exit.kernels.native.kernels import NativeKernels
+from early_exit.kernels.native.kernels import NativeKernels, NativeShortlist
 from early_exit.kernels.native.library import check, native_library
 from early_exit.policy import VERIFICATIONS, ExitPolicy
 
@@ -37,7 +37,7 @@ class LoopArrays(ctypes.Structure):
         ("temperature", c_double),
         *[(name, c_void_p) for name in _POINTERS[6:8]],
         ("planned_steps", c_int64),
-        ("exit_heads", c_void_p),
+        *[(name, c_void_p) for name in ("exit_heads", "shortlist", "shortlisted")],
         ("max_new_tokens", c_int64),
         ("ends", c_void_p),
         ("number_of_ends", c_int64),
@@ -65,8 +65,9 @@ class NativeLoop:
         choose: GreedyChoice,
         enough: int,
         exit_head: HeadWeights | None = None,
+        shortlist: NativeShortlist | None = None,
     ):
-        self._rows, self._policy, self._exit_head = rows, policy, exit_head
+        self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist)
         self._kernels: NativeKernels = rows.kernels
         self._library = native_library()
         slots, steps = len(rows.prompt), max_new_tokens
@@ -99,6 +100,8 @@ class NativeLoop:
             slots=slots,
             measure=_MEASURES.get(policy.measure, _EXIT_HEAD),
             exit_heads=None if exit_head is None else ctypes.addressof(exit_head.native.array),
+            shortlist=None if shortlist is None else shortlist.matrix.address,
+            shortlisted=None if shortlist is None else _address(shortlist.numbers),
             verify=_VERIFY[policy.verify],
             min_layer=policy.min_layer,
             max_layer=deepest if policy.max_layer is None else min(policy.max_layer, deepest),

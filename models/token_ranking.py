@@ -1,0 +1,39 @@
+"""Which tokens are frequent: for exits that choose from a shortlist (`early_exit.lm_head.shortlist`).
+
+A model's ranking is a buffer, `token_ranking`, saved beside its T5 tensors; `config.token_ranking` is its
+length.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def rank_tokens(texts: Iterable[Iterable[int]], vocabulary: int) -> Tensor:
+    """All tokens [vocabulary] int64, the most frequent first, of equals the lower number.
+
+    texts: numbers of tokens, as labels are: negative ones do not count. Raises ValueError for a token outside
+    of the vocabulary.
+    """
+    counts = np.zeros(vocabulary, dtype=np.int64)
+    for text in texts:
+        tokens = np.asarray(list(text), dtype=np.int64)
+        if len(tokens) and tokens.max() >= vocabulary:
+            raise ValueError(f"token {tokens.max()} of a vocabulary of {vocabulary}")
+        np.add.at(counts, tokens[tokens >= 0], 1)
+    return torch.from_numpy(np.argsort(-counts, kind="stable"))
+
+
+def shortlist_of(model, size: int) -> Tensor:
+    """The most frequent `size` tokens of a model's ranking, rising, on the CPU. Raises ValueError where it
+    has none, or not so many."""
+    if model.token_ranking is None:
+        raise ValueError(
+            "the model has no ranking of tokens, which a shortlist is taken from: train it here, or rank "
+            "the tokens of texts like those it is to write (python -m util.rank_tokens)"
+        )
+    if size > len(model.token_ranking):
+        raise ValueError(f"a shortlist of {size} tokens, of a ranking of {len(model.token_ranking)}")
+    return model.token_ranking[:size].sort().values.cpu()
