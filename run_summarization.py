@@ -32,6 +32,7 @@ from early_exit.heads import head_kind
 from early_exit.models.loading import load_model, new_model
 from early_exit.models.lora import add_lora, merge_lora
 from early_exit.models.perturbed_decoder import Perturbation
+from early_exit.models.token_ranking import shortlist_of
 from run_calibration import calibrate_exits, calibration_settings, save_with_checkpoint
 from run_own_text import all_documents, load_unlabelled, open_own_texts, own_text_examples
 from trainers.generation import GENERATION_METRICS, GenerationSettings, GenerationTrainer
@@ -91,6 +92,7 @@ def run(*arguments) -> None:
     fit_embeddings(model, tokenizer, may_grow)
     policies = exit_args.policies(model.num_exits, model.config.vocab_size)
     check_exit_heads(model, exit_args, calibration)
+    check_shortlists(model, exit_args, calibration)
     effective = settle_generation(model, data_args, training)
     check_generation(effective, model_args, exit_args, calibration, training)
     if calibration.do_cali:
@@ -307,6 +309,17 @@ def check_exit_heads(model, exit_args: ExitArguments, calibration: CalibrationAr
             raise UsageError(f"--exit_conf_type: {error}") from error
 
 
+def check_shortlists(model, exit_args: ExitArguments, calibration: CalibrationArguments) -> None:
+    """Raises UsageError for shortlists of more tokens than the model has ranked."""
+    knobs = calibration.knobs if calibration.do_cali else []
+    sizes = {*exit_args.shortlists, *(each.get("shortlist") for each in knobs)} - {None}
+    try:
+        for size in sizes:
+            shortlist_of(model, size)
+    except ValueError as error:
+        raise UsageError(f"--shortlist: {error}") from error
+
+
 def make_trainer(model, tokenizer, texts, data_args, exit_args, training) -> GenerationTrainer:
     """The trainer for training and evaluation, over tokenized texts."""
     lengths = {"train": data_args.max_target_length, "validation": data_args.generation_length}
@@ -369,6 +382,8 @@ def train(
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         merge_lora(trainer.model)
         trainer.model.drop_exit_transformation()
+        if isinstance(trainer, JointTrainer):
+            trainer.model.rank_tokens(trainer.train_dataset["labels"])
         if trainer.is_world_process_zero():
             with whole_folder_contents(trainer.args.output_dir) as scratch:
                 trainer.save_model(str(scratch))

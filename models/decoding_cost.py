@@ -18,7 +18,7 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
         layers = np.full_like(layers, len(model.decoder.block))
     # Exits tried, and then the token chosen; one that leaves was tried where its token is chosen.
     looks = np.maximum(1, layers - max(policy.min_layer, 1) + 1)
-    cost = layers * _layer_weights(model) * size + _lm_head_bytes(model, setting, looks)
+    cost = layers * _layer_weights(model) * size + _lm_head_bytes(model, setting, looks, layers)
     if measure is not None and measure.needs_exit_head:
         head = model.exit_heads[policy.measure].heads[0]
         cost = cost + looks * size * sum(parameter.numel() for parameter in head.parameters())
@@ -36,11 +36,19 @@ def _layer_weights(model) -> int:
     )
 
 
-def _lm_head_bytes(model, setting: DecodingSetting, looks: np.ndarray) -> np.ndarray | float:
+def _lm_head_bytes(
+    model, setting: DecodingSetting, looks: np.ndarray, layers: np.ndarray
+) -> np.ndarray | float:
     """Of the LM head: for the token alone, or for every look of a measure that reads it."""
     policy, size = setting.policy, PRECISIONS[setting.precision].head_bytes
     vocabulary, d_model = model.lm_head.weight.shape
     whole, screened = vocabulary * d_model * size, vocabulary * d_model * PRECISIONS["int8"].weight_bytes
+    if policy.shortlist is not None:
+        asks = policy.measure is not None and get_measure(policy.measure).reads_lm_head
+        listed = policy.shortlist * d_model * size
+        # Of tokens that go to full depth there are no more than so many, the others leaving after one layer.
+        deep = (layers - 1) / max(1, len(model.decoder.block) - 1)
+        return (looks if asks else 1) * listed + deep * whole
     if policy.measure is None or not get_measure(policy.measure).reads_lm_head:
         return screened if policy.screen else whole
     if policy.top_k is not None and size > 1:  # int8 computes all logits and takes K of them

@@ -4,9 +4,10 @@ A model's ranking is a buffer, `token_ranking`, saved beside its T5 tensors; `co
 length.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +18,11 @@ def rank_tokens(texts: Iterable[Iterable[int]], vocabulary: int) -> Tensor:
     texts: numbers of tokens, as labels are: negative ones do not count. Raises ValueError for a token outside
     of the vocabulary.
     """
-    counts = np.zeros(vocabulary, dtype=np.int64)
-    for text in texts:
-        tokens = np.asarray(list(text), dtype=np.int64)
-        if len(tokens) and tokens.max() >= vocabulary:
-            raise ValueError(f"token {tokens.max()} of a vocabulary of {vocabulary}")
-        np.add.at(counts, tokens[tokens >= 0], 1)
-    return torch.from_numpy(np.argsort(-counts, kind="stable"))
+    counts = Counter(chain.from_iterable(texts))
+    highest = max(counts, default=0)
+    if highest >= vocabulary:
+        raise ValueError(f"token {highest} of a vocabulary of {vocabulary}")
+    return torch.tensor(sorted(range(vocabulary), key=lambda token: (-counts[token], token)))
 
 
 def shortlist_of(model, size: int) -> Tensor:

@@ -108,6 +108,13 @@ class ExitArguments(ObjectiveArguments):
             "softmax. Several, of which one may be 'none', make a sweep."
         },
     )
+    shortlist: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "N: exits below full depth choose among the N tokens that are most frequent in training "
+            "texts. Several, of which one may be 'none', make a sweep."
+        },
+    )
     lm_head_screen: bool = argument(
         False, "Read the LM head through its int8 copy: the exits and tokens of float32 for less."
     )
@@ -161,9 +168,11 @@ class ExitArguments(ObjectiveArguments):
     )
 
     def __post_init__(self):
-        make_lists(self, "static_exit_layer", "top_propagation", "exit_conf_threshold", "max_draft")
+        make_lists(
+            self, "static_exit_layer", "top_propagation", "exit_conf_threshold", "max_draft", "shortlist"
+        )
         make_lists(self, "lora_target_modules")
-        for name in ("static_exit_layer", "top_propagation"):
+        for name in ("static_exit_layer", "top_propagation", "shortlist"):
             values = getattr(self, name)
             setattr(self, name, None if values is None else [str(value) for value in values])
         thresholds = self.exit_conf_threshold
@@ -191,7 +200,7 @@ class ExitArguments(ObjectiveArguments):
         thresholds = self.exit_conf_threshold or []
         if self.use_early_exit and (len(self.measures) > 1 or len(self.top_propagation or []) > 1):
             return True
-        several = max(len(layers), len(thresholds), len(self.max_draft or []))
+        several = max(len(layers), len(thresholds), len(self.max_draft or []), len(self.shortlist or []))
         return several > 1 or layers in (["all"], ["last"])
 
     @property
@@ -200,10 +209,18 @@ class ExitArguments(ObjectiveArguments):
 
         Raises UsageError for what is no whole number.
         """
+        return self._numbers("top_propagation")
+
+    @property
+    def shortlists(self) -> list[int | None]:
+        """The same of --shortlist."""
+        return self._numbers("shortlist")
+
+    def _numbers(self, flag: str) -> list[int | None]:
         result = []
-        for text in self.top_propagation or ["none"]:
+        for text in getattr(self, flag) or ["none"]:
             if text != "none" and not text.lstrip("-").isdigit():
-                raise UsageError(f"--top_propagation {text!r} is neither a whole number nor 'none'")
+                raise UsageError(f"--{flag} {text!r} is neither a whole number nor 'none'")
             result.append(None if text == "none" else int(text))
         return list(dict.fromkeys(result))
 
@@ -217,8 +234,11 @@ class ExitArguments(ObjectiveArguments):
         try:
             if self.static_exit_layer is not None:
                 policies = [
-                    ExitPolicy(static_layer=layer, screen=self.lm_head_screen, **drafting)
+                    ExitPolicy(
+                        static_layer=layer, screen=self.lm_head_screen, shortlist=shortlist, **drafting
+                    )
                     for layer in self._static_layers(num_layers)
+                    for shortlist in self.shortlists
                     for drafting in self._drafting
                 ]
             elif self.use_early_exit:
@@ -231,11 +251,13 @@ class ExitArguments(ObjectiveArguments):
                         top_k=top_k,
                         screen=self.lm_head_screen,
                         max_layer=self.exit_max_layer,
+                        shortlist=shortlist,
                         **drafting,
                     )
                     for measure in self.measures
                     for threshold in dict.fromkeys(self.exit_conf_threshold or [1.0])
                     for top_k in self.propagated
+                    for shortlist in self.shortlists
                     for drafting in self._drafting
                 ]
             else:

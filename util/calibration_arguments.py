@@ -22,7 +22,7 @@ from util.run_folder import check_writable
 
 _KNOBS = (
     "engine_precision", "exit_min_layer", "exit_max_layer", "top_propagation", "verify", "max_draft",
-    "accept_ratio", "exit_conf_type",
+    "accept_ratio", "exit_conf_type", "shortlist",
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ class CalibrationArguments:
             "help": "More knobs under one guarantee: exit_conf_type=softmax,MLP "
             "engine_precision=float32,int8 exit_min_layer=1,2 "
             "exit_max_layer=1 top_propagation=none,2000 verify=none,lenient max_draft=4,8 "
-            "accept_ratio=0.9,0.5. Their combinations with --thresholds are searched."
+            "accept_ratio=0.9,0.5 shortlist=none,1000. Their combinations with --thresholds are searched."
         },
     )
 
@@ -150,7 +150,7 @@ def _value(name: str, text: str) -> str | int | float | None:
     if name == "exit_conf_type":
         get_measure(text)
         return text
-    if name in ("top_propagation", "verify") and text == "none":
+    if name in ("top_propagation", "verify", "shortlist") and text == "none":
         return None
     if name == "verify":
         if text not in VERIFICATIONS:
@@ -188,6 +188,8 @@ def check_calibration(
         )
     if exits.top_propagation is not None and len(exits.propagated) > 1:
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
+    if len(exits.shortlists) > 1:
+        raise UsageError("--do_cali: several shortlists are a knob: --calibrate_grid shortlist=none,1000")
     if calibration.max_calibrate_samples < 2:
         raise UsageError(
             f"--max_calibrate_samples {calibration.max_calibrate_samples} is too small; allowed: 2 and above"
@@ -254,6 +256,7 @@ def _check_overlaps(calibration: CalibrationArguments, exits: ExitArguments) -> 
         "exit_min_layer": exits.exit_min_layer or None,
         "exit_max_layer": exits.exit_max_layer,
         "top_propagation": None if exits.top_propagation is None else exits.propagated[0],
+        "shortlist": None if exits.shortlist is None else exits.shortlists[0],
         "verify": exits.verify,
         "max_draft": (exits.max_draft or [None])[0],
         "accept_ratio": exits.accept_ratio,

@@ -61,6 +61,13 @@ def test_propagated_and_screened_heads_are_cheaper():
     assert screened == whole - 3 * 3 * HEAD
 
 
+def test_exits_read_the_rows_of_their_shortlist():
+    width = MODEL.config.d_model
+    listed = {"measure": "softmax", "threshold": 0.5, "shortlist": 10}
+    assert cost(np.array([1.0]), **listed) == [4 * (LAYER + 10 * width)]
+    assert cost(np.array([4.0]), **listed) == [4 * (4 * LAYER + 4 * 10 * width + HEAD)]
+
+
 def test_a_screen_saves_other_measures_nothing():
     """It has bounds of softmax response alone: the others read the whole head in float32."""
     assert cost(measure="entropy", threshold=0.5, screen=True) == cost(measure="entropy", threshold=0.5)

@@ -38,7 +38,7 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
             if layer in (static_layer, num_layers):
                 exit_layer = layer
             elif policy.measure and max(policy.min_layer, 1) <= layer:
-                logits = exit_logits(model, state, proposed)
+                logits = listed_logits(model, policy, exit_logits(model, state, proposed))
                 if policy.top_k is not None and proposed is None:
                     proposed = sorted(logits, key=logits.get)[-policy.top_k :]
                 seen = confidence_from_lists(
@@ -52,6 +52,8 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
                     exit_layer, confidence = layer, seen
                     proposed = proposed if layer > max(policy.min_layer, 1) else None
         logits = exit_logits(model, state, proposed)
+        if exit_layer < num_layers:
+            logits = listed_logits(model, policy, logits)
         chosen = max(logits, key=logits.get)
         result.append((chosen, exit_layer, confidence))
         if chosen == 1:
@@ -64,6 +66,14 @@ def exit_logits(model, state, tokens) -> dict[int, float]:
     """Logits of an exit by token, of all tokens or of those given."""
     logits = model.exit_logits(state)[0, 0].tolist()
     return {token: logits[token] for token in tokens or range(len(logits))}
+
+
+def listed_logits(model, policy: ExitPolicy, logits: dict[int, float]) -> dict[int, float]:
+    """The same, nearly −∞ for tokens that are not among the first of the model's ranking."""
+    if policy.shortlist is None:
+        return logits
+    listed = set(model.token_ranking.tolist()[: policy.shortlist])
+    return {token: logit if token in listed else -1e30 for token, logit in logits.items()}
 
 
 def confidence_from_lists(model, measure, layer, given_states, state, source, logits) -> float:

@@ -1,0 +1,82 @@
+"""Shortlists of tokens from the command line."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from early_exit.models.loading import load_model
+from tests.cli.conftest import DATA, QUIET, call, eval_flags
+from tests.cli.test_bad_input import fails_with
+from util import rank_tokens
+from util.corpus import generate
+
+TRAINED_ON = 64  # reports, see conftest.py
+SOFTMAX = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.02"]
+
+
+def test_training_ranks_the_tokens_of_its_summaries(model):
+    trained, tokenizer = load_model(model), AutoTokenizer.from_pretrained(model)
+    summaries = [each["summary"] for each in generate("train", TRAINED_ON)]
+    labels = tokenizer(summaries, truncation=True, max_length=12)["input_ids"]
+    counts = Counter(token for text in labels for token in text)
+    assert [counts[token] for token in trained.token_ranking.tolist()][:9] == [
+        count for _, count in counts.most_common(9)
+    ]
+
+
+def test_a_sweep_of_lists(model, tmp_path):
+    assert call(*eval_flags(model, tmp_path / "out", *SOFTMAX, "--shortlist", "none", "20", "60")) == 0
+    points = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
+    assert [point["policy"]["shortlist"] for point in points] == [None, 20, 60]
+    assert [point["setting"] for point in points][1:] == ["softmax λ=0.02 N=20", "softmax λ=0.02 N=60"]
+
+
+def test_a_list_is_a_knob_of_calibration(model, tmp_path):
+    flags = [
+        *DATA, *QUIET, "--model_name_or_path", str(model), "--do_cali", "True", "--use_early_exit", "True",
+        "--exit_conf_type", "softmax", "--thresholds", "0.3", "1.0", "--max_calibrate_samples", "6",
+        "--calibrate_grid", "shortlist=none,40", "--output_dir", str(tmp_path / "cali"),
+        "--predict_with_generate",
+    ]  # fmt: skip
+    assert call(*flags) == 0
+    columns = json.loads((tmp_path / "cali" / "loss_table.json").read_text())["columns"]
+    assert {column["setting"]["shortlist"] for column in columns} == {None, 40}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shortlist", "5"], "--shortlist has no effect without --use_early_exit"),
+        ([*SOFTMAX, "--shortlist", "0"], "a shortlist of 0 tokens; allowed: 1 and above"),
+        ([*SOFTMAX, "--shortlist", "many"], "'many' is neither a whole number nor 'none'"),
+        ([*SOFTMAX, "--shortlist", "9", "--lm_head_screen", "True"], "exclude each other"),
+        ([*SOFTMAX, "--shortlist", "99999"], "a shortlist of 99999 tokens, of a vocabulary of"),
+    ],
+)
+def test_lists_that_cannot_be(model, tmp_path, capsys, flags, message):
+    fails_with(capsys, eval_flags(model, tmp_path / "out", *flags), message)
+
+
+def ranked(monkeypatch, *flags: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["rank_tokens", *flags])
+    return rank_tokens.main()
+
+
+def test_a_checkpoint_from_elsewhere_gets_a_ranking(model, tmp_path, monkeypatch):
+    plain, output, data = tmp_path / "plain", tmp_path / "ranked", tmp_path / "train.jsonl"
+    data.write_text('{"document": "a", "summary": "Police police police"}\n')
+    without = load_model(model)
+    without.token_ranking, without.config.token_ranking = None, None
+    without.save_pretrained(plain)
+    AutoTokenizer.from_pretrained(model).save_pretrained(plain)
+    flags = ["--model_name_or_path", str(plain), "--train_file", str(data), "--output_dir", str(output)]
+    assert ranked(monkeypatch, *flags) == 0
+    tokens = Counter(AutoTokenizer.from_pretrained(model)("Police police police")["input_ids"])
+    ranking = load_model(output).token_ranking.tolist()
+    assert ranking[: len(tokens)] == sorted(tokens, key=lambda token: (-tokens[token], token))
+    assert ranked(monkeypatch, *flags) == 2  # the folder is not empty
+    assert not Path(tmp_path / "other").exists()
