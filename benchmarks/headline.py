@@ -1,173 +1,172 @@
-"""Speed with quality beside it: a trained model with T5-small's cost, every system on the same records.
+"""Speed with quality beside it: every system on the same records of a trained model.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/widen.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
-    python benchmarks/headline.py save/wide --calibration save/wide/calibration.json --json headline.json
+    bash benchmarks/headline.sh
 
-transformers' `generate`, CTranslate2, the engine at full depth, static exits, softmax exits read naively,
-through propagated tokens and screened, and the setting that a calibration has certified. Encoder included.
-All systems take turns (CTranslate2 in processes of its own, see workers.py); a ratio is the median over turns
-of tokens per second to those of `generate` in the same turn.
+transformers' `generate`, CTranslate2, and the engine: full depth, static exits, CALM's exits, FREE's, exact
+and lenient drafts, and what calibrations have certified. Encoder included, tokenizer not. Systems take turns,
+some records at a time, each in every turn on the same ones; a ratio is the median over turns, with the range
+of the middle 80%. Every record is written once by each system. Losses are to the float32 full depth's texts.
 """
 
 import argparse
-import json
 import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import sacrebleu
 import torch
-from transformers import AutoTokenizer
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from ctranslate2_peer import named_tokens, numbered_tokens, translator
+from headline_systems import Records, System, engine_systems, pairs, peer_systems
+from headline_systems import build as build_system
+from transformers import AutoTokenizer
 from workers import Workers
 
-from early_exit import DecodingSetting, ExitPolicy
-from early_exit.models.calibration_file import setting_of
+from early_exit import DecodingSetting
 from early_exit.models.loading import load_model
+from util.dissimilarity import TEXTUAL, loss
 from util.files import read_json, write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name
 
-PREFIX, LONGEST_SOURCE, NEW_TOKENS = "summarize: ", 128, 63
+REFERENCE = System("engine", "float32", engine_systems(1, 1)[0].policy, "full depth")
+BASES = {"times_own_int8": ("engine", "int8"), "times_generate": ("generate", "float32"),
+         "times_ctranslate2_int8": ("ctranslate2", "int8")}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class System:
-    """generate, ctranslate2, or the engine where there is a policy; label: what tables say instead."""
+@dataclass
+class Run:
+    """What a system has written so far. seconds, tokens: of each turn."""
 
-    name: str
-    precision: str = "float32"
-    policy: ExitPolicy | None = None
-    label: str = ""
+    system: System
+    seconds: list[float]
+    tokens: list[int]
+    texts: list[list[int]]
 
     @property
-    def process(self) -> str:
-        """Name of the process that it runs in."""
-        return f"ctranslate2 {self.precision}" if self.name == "ctranslate2" else "torch"
-
-    def __str__(self) -> str:
-        what = self.name if self.policy is None else f"engine, {setting_name(self.policy)}"
-        return f"{self.label or what}, {self.precision}"
+    def speeds(self) -> np.ndarray:
+        return np.array(self.tokens) / np.array(self.seconds)
 
 
-def systems(
-    num_layers: int, thresholds: list[float], top_k: int, certified: list[tuple[float, DecodingSetting]]
-) -> list[System]:
-    """All that are compared. certified: pairs of δ and what is certified for it."""
-    result = [System("generate"), System("ctranslate2"), System("ctranslate2", "int8")]
-    for precision in ("float32", "int8"):
-        static = [ExitPolicy(static_layer=layer) for layer in range(1, num_layers)]
-        softmax = [
-            ExitPolicy(measure="softmax", threshold=threshold, **more)
-            for more in ({}, {"top_k": top_k}, {"screen": True})
-            for threshold in thresholds
-        ]
-        policies = [ExitPolicy(), ExitPolicy(screen=True), *static, *softmax]
-        result += [System("engine", precision, policy) for policy in policies]
-    for delta, setting in certified:
-        label = f"certified for δ = {delta:g}: {setting_name(setting.policy)}"
-        result.append(System("engine", setting.precision, setting.policy, label))
-    return result
-
-
-def build(system: System, setting: tuple, threads: int) -> Callable[[], tuple]:
-    """For `Workers`: decodes the records and gives tokens, one list a record, and mean layers a token."""
-    model_path, data, records, batch = setting
-    model, sources, _ = _inputs(model_path, data)
-    sources = sources[:records]
-    if system.name == "ctranslate2":
-        decoder = translator(model, system.precision, threads)
-        named = named_tokens(sources)
-
-        def translate() -> tuple:
-            texts = []
-            for first in range(0, records, batch):
-                part = named[first : first + batch]
-                texts += decoder.translate_batch(part, beam_size=1, max_decoding_length=NEW_TOKENS)
-            return [numbered_tokens(text.hypotheses[0]) for text in texts], None
-
-        return translate
-
-    options = {"max_new_tokens": NEW_TOKENS, "exit_policy": system.policy}
-    if system.policy is not None:
-        options |= {"engine_precision": system.precision, "return_dict_in_generate": True}
-
-    def generate() -> tuple:
-        texts, layers = [], []
-        for first in range(0, records, batch):
-            part = [torch.tensor(row) for row in sources[first : first + batch]]
-            tokens = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
-            output = model.generate(input_ids=tokens, attention_mask=(tokens != 0).long(), **options)
-            if system.policy is not None:
-                layers += output.exit_layers[output.exit_layers > 0].tolist()
-                output = output.sequences
-            texts += [_text(row) for row in output[:, 1:].tolist()]
-        return texts, statistics.mean(layers) if layers else None
-
-    return generate
-
-
-def _text(row: list[int]) -> list[int]:
-    return row[: row.index(1)] if 1 in row else row
-
-
-@cache
-def _inputs(model_path: str, data: str) -> tuple:
-    """Model, source tokens and reference text of every record."""
-    model, tokenizer = load_model(model_path).eval(), AutoTokenizer.from_pretrained(model_path)
-    records = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines()]
-    sources = tokenizer(
-        [PREFIX + each["document"] for each in records], truncation=True, max_length=LONGEST_SOURCE
-    )
-    return model, sources["input_ids"], [each["summary"] for each in records]
-
-
-def compare(workers: Workers, members: list[System], options, batch: int) -> list[dict]:
-    """A row a system."""
-    setting = (str(options.model), str(options.data), options.records, batch)
-    references = _inputs(*setting[:2])[2][: options.records]
-    rouge = rouge_against(references, AutoTokenizer.from_pretrained(options.model))
-    speeds, found = {system: [] for system in members}, {}
-    for system in members:
-        seconds, found[system] = workers.timed(system, *setting)  # packs weights and warms up
-        print(f"  {system}: {seconds:.1f} s", flush=True)
-    for _ in range(options.rounds):
-        for system in members:
-            seconds, (texts, _) = workers.timed(system, *setting)
-            speeds[system].append(sum(len(text) + 1 for text in texts) / seconds)
-    base = speeds[members[0]]
-    full = found[members[0]][0]
+def certified_systems(paths: list[Path]) -> list[System]:
+    """What calibrations have certified, a system an entry; one for entries of the same setting."""
+    found: dict[tuple, list[str]] = {}
+    for path in paths:
+        result = read_json(path)
+        for entry in result["deltas"]:
+            if not entry["certified"]:
+                continue
+            setting = DecodingSetting.from_dict(entry["setting"])
+            promise = f"{result['consistency']} δ = {entry['delta']:g}"
+            found.setdefault((setting.policy, setting.precision), []).append(promise)
     return [
-        {
-            "system": str(system),
-            "name": system.name,
-            "precision": system.precision,
-            "batch": batch,
-            "certified": bool(system.label),
-            "rougeL": rouge(found[system][0])["rougeL"],
-            "same_texts": statistics.mean(a == b for a, b in zip(found[system][0], full, strict=True)),
-            "block_avg": found[system][1],
-            "tokens_per_second": statistics.median(speeds[system]),
-            "times_generate": statistics.median(a / b for a, b in zip(speeds[system], base, strict=True)),
-        }
-        for system in members
+        System("engine", precision, policy, "certified", ", ".join(promises))
+        for (policy, precision), promises in found.items()
     ]
 
 
-def table(rows: list[dict]) -> str:
-    """As Markdown."""
-    cells = [["system", "batch", "ROUGE-L", "layers", "tokens/s", "times generate", "texts as generate's"]]
+def right_peers(workers: Workers, peers: list[System], records: Records) -> tuple[list[System], list[dict]]:
+    """Of each peer and precision the fastest setting whose texts are those of full depth, nearly; and what
+    was left out. In float32 ties and rounding may change a text in ten, in int8 three."""
+    expected = workers.timed(REFERENCE, records)[1]
+    best: dict[tuple, tuple[float, System]] = {}
+    left_out = []
+    for system in peers:
+        try:
+            workers.timed(system, records)
+            seconds, texts = min((workers.timed(system, records) for _ in range(2)), key=lambda each: each[0])
+        except RuntimeError as error:
+            left_out.append({"system": str(system), "reason": str(error).splitlines()[0]})
+            continue
+        same = statistics.mean(one == other for one, other in zip(texts, expected, strict=True))
+        if same < (0.9 if system.precision == "float32" else 0.7):
+            left_out.append({"system": str(system), "reason": f"{same:.0%} of its texts are full depth's"})
+            continue
+        key = (system.name, system.precision)
+        if key not in best or seconds < best[key][0]:
+            best[key] = (seconds, system)
+    return [system for _, system in best.values()], left_out
+
+
+def take_turns(workers: Workers, members: list[System], records: Records, total: int) -> list[Run]:
+    """Every system writes all records, `records.count` a turn."""
+    runs = [Run(system, [], [], []) for system in members]
+    for run in runs:
+        workers.timed(run.system, records)  # packs weights and warms up
+    for first in range(0, total, records.count):
+        part = replace(records, first=first, count=min(records.count, total - first))
+        for run in runs:
+            seconds, texts = workers.timed(run.system, part)
+            run.seconds.append(seconds)
+            run.tokens.append(sum(len(text) + 1 for text in texts))
+            run.texts += texts
+        print(f"  {first + part.count} of {total} records, {records.rows} at a time", flush=True)
+    return runs
+
+
+def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> list[dict]:
+    """A row a system, for JSON and tables."""
+    full = next(run for run in runs if run.system == REFERENCE)
+    words = {id(run): tokenizer.batch_decode(run.texts, skip_special_tokens=True) for run in (*runs, full)}
+    bases = {
+        name: next((run for run in runs if (run.system.name, run.system.precision) == base), None)
+        for name, base in BASES.items()
+    }
+    bases["times_own_int8"] = next(
+        run for run in runs if run.system.group == "full depth" and run.system.precision == "int8"
+    )
+    rouge = rouge_against(references, tokenizer)
+    result = []
+    for run in runs:
+        texts, own = words[id(run)], words[id(full)]
+        row = {
+            "system": system_name(run.system),
+            "group": run.system.group,
+            "precision": run.system.precision,
+            "promise": run.system.promise,
+            "rows": rows,
+            "rougeL": rouge(run.texts)["rougeL"],
+            "bleu": sacrebleu.corpus_bleu(texts, [references]).score,
+            "textual_loss": statistics.mean(map(TEXTUAL["rouge"], texts, own)),
+            "risk_loss": statistics.mean(
+                loss("risk", "rouge", *each) for each in zip(texts, own, references, strict=True)
+            ),
+            "same_texts": statistics.mean(map(list.__eq__, run.texts, full.texts)),
+            "ms_per_token": 1000 * sum(run.seconds) / sum(run.tokens),
+            "tokens_per_second": sum(run.tokens) / sum(run.seconds),
+            "policy": None if run.system.policy is None else run.system.policy.to_dict(),
+            "settings": dict(run.system.settings),
+        }
+        for name, base in bases.items():
+            if base is not None:
+                low, middle, high = np.quantile(run.speeds / base.speeds, [0.1, 0.5, 0.9])
+                row[name] = {"median": middle, "p10": low, "p90": high}
+        result.append(row)
+    return result
+
+
+def system_name(system: System) -> str:
+    """In tables."""
+    if system.policy is None:
+        beams = f", beam {system.beams}" if system.beams > 1 else ""
+        return f"{system.name}{beams}" + "".join(f", {name} {value}" for name, value in system.options)
+    return setting_name(system.policy)
+
+
+def table(rows: list[dict], quality: str) -> str:
+    """As Markdown. quality: the name of a score."""
+    cells = [["", "system", "precision", "at a time", quality, "loss", "same texts", "ms/token",
+              "times own int8", "times generate", "times CTranslate2 int8"]]  # fmt: skip
     for row in rows:
-        layers = "" if row["block_avg"] is None else f"{row['block_avg']:.2f}"
-        figures = [f"{row['rougeL']:.2f}", layers, f"{row['tokens_per_second']:.0f}"]
-        figures += [f"{row['times_generate']:.2f}", f"{100 * row['same_texts']:.0f}%"]
-        cells.append([row["system"], str(row["batch"]), *figures])
+        group = f"**certified**: {row['promise']}" if row["promise"] else row["group"]
+        figures = [f"{row[quality]:.1f}", f"{row['textual_loss']:.3f}", f"{100 * row['same_texts']:.0f}%"]
+        figures.append(f"{row['ms_per_token']:.2f}")
+        figures += [f"{row[name]['median']:.2f}" if name in row else "" for name in BASES]
+        cells.append([group, row["system"], row["precision"], str(row["rows"]), *figures])
     return markdown_table(cells)
 
 
@@ -176,16 +175,17 @@ def read_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/e2e/validation.json"))
-    parser.add_argument(
-        "--calibration", type=Path, nargs="+", default=[], help="calibration.json, whose first δ is compared"
-    )
-    parser.add_argument("--records", type=int, default=48)
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.3, 0.6, 0.9])
-    parser.add_argument("--top-k", type=int, default=85, help="K of the propagated tokens")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--prefix", default="summarize: ")
+    parser.add_argument("--calibrations", type=Path, nargs="*", default=[], help="calibration.json files")
+    parser.add_argument("--quality", choices=("rougeL", "bleu"), default="rougeL", help="of the table")
+    parser.add_argument("--shortlist", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="record to begin with")
+    parser.add_argument("--records", type=int, default=300)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
+    parser.add_argument("--turn", type=int, default=10, help="records a turn, times texts at a time")
+    parser.add_argument("--new-tokens", type=int, default=63)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="turns of every system")
     parser.add_argument("--json", type=Path, help="where the results go")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -193,22 +193,29 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Prints the table; with --json writes it."""
+    """Prints the tables; with --json writes them."""
     options = read_options()
-    results = [read_json(path) for path in options.calibration]
-    found = [(result, result["deltas"][0]) for result in results if result["deltas"][0]["certified"]]
-    certified = [(entry["delta"], setting_of(result, entry)) for result, entry in found]
-    layers = load_model(str(options.model)).num_exits
-    members = systems(layers, options.thresholds, options.top_k, certified)
-    environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
-    with Workers(build, options.threads) as workers:
-        rows = [row for batch in options.batch for row in compare(workers, members, options, batch)]
-    print(table(rows))
+    model, tokenizer = load_model(str(options.model)), AutoTokenizer.from_pretrained(options.model)
+    available = pairs(str(options.data))[options.first :][: options.records]
+    references = [reference for _, reference in available]
+    members = engine_systems(model.num_exits, options.shortlist) + certified_systems(options.calibrations)
+    results, left_out = [], []
+    with Workers(build_system, options.threads) as workers:
+        for rows in options.rows:
+            model_path, data, count = str(options.model), str(options.data), max(options.turn, 2 * rows)
+            part = min(len(available), count)
+            records = Records(model_path, data, options.prefix, options.first, part, rows, options.new_tokens)
+            peers, missing = right_peers(workers, peer_systems(), records)
+            left_out += missing
+            runs = take_turns(workers, [*peers, *members], records, len(available))
+            results += described(runs, references, tokenizer, rows)
+            print(table(results, options.quality), flush=True)
     if options.json is not None:
+        environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(
             options.json,
-            {"environment": environment, "certified": [entry for _, entry in found], "rows": rows},
+            {"environment": environment, "layers": model.num_exits, "left_out": left_out, "rows": results},
         )
 
 

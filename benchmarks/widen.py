@@ -10,7 +10,6 @@ reads as many weights as T5-small's. Training that shape from random weights wou
 """
 
 import argparse
-import json
 import math
 import sys
 from pathlib import Path
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
+from headline_systems import pairs
+
 from early_exit.models.loading import load_model
 from early_exit.models.t5 import EarlyExitT5
 from util.files import whole_folder_contents
@@ -43,6 +44,7 @@ def widened(
         "num_heads": 2 * config.num_heads,
         "num_layers": encoder_layers,
         "num_decoder_layers": config.num_decoder_layers,
+        "token_ranking": None,
         "vocab_size": vocabulary,
     }
     wide = EarlyExitT5(type(config)(**fields)).eval()
@@ -65,6 +67,9 @@ def widened(
             parameter.zero_()
             parameter[: doubled.shape[0], : doubled.shape[1]] = doubled
     wide.generation_config = model.generation_config
+    if model.token_ranking is not None:  # filler tokens come last
+        wide.config.token_ranking = vocabulary
+        wide.token_ranking = torch.cat([model.token_ranking, torch.arange(config.vocab_size, vocabulary)])
     return wide
 
 
@@ -87,12 +92,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
-    parser.add_argument("data", type=Path, help="JSON lines with a document each, for the filler tokens")
+    parser.add_argument("data", type=Path, help="JSON lines as headline.py reads them, for the filler tokens")
     parser.add_argument("output", type=Path)
+    parser.add_argument("--prefix", default="summarize: ")
     options = parser.parse_args()
     model, tokenizer = load_model(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
-    lines = options.data.read_text(encoding="utf-8").splitlines()[:100]
-    documents = [f"summarize: {json.loads(line)['document']}" for line in lines]
+    documents = [options.prefix + document for document, _ in pairs(str(options.data))[:100]]
     states = exit_inputs(model, tokenizer, documents)
     wide = widened(model, states, d_ff=2048, encoder_layers=6, vocabulary=32128)
     options.output.mkdir(parents=True, exist_ok=True)

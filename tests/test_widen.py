@@ -12,7 +12,7 @@ from tests.tiny import source_batch
 POLICIES = [ExitPolicy(static_layer=2)] + [
     ExitPolicy(measure="softmax", threshold=threshold, **more)
     for threshold in (0.05, 0.2)
-    for more in ({}, {"top_k": 20}, {"screen": True})
+    for more in ({}, {"top_k": 20}, {"screen": True}, {"shortlist": 20})
 ]
 
 
@@ -24,6 +24,7 @@ def models():
         decoder_start_token_id=0, dropout_rate=0.0, initializer_factor=1.5,
     )  # fmt: skip
     small = EarlyExitT5(config).eval()
+    small.rank_tokens([[40, 41, 41, 90]])
     small.shared.weight.data[:, 0] += 5  # a direction that all states share, as trained ones do
     for block in small.decoder.block:
         block.layer[-1].DenseReluDense.wo.weight.data[0].abs_()

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The headline: what certified early exit gives on the clock, against every peer, on two trained models. For each data
+# set a model whose exits were trained on its own texts (E2E_MODEL with 6 decoder layers, MULTI30K_MODEL with 12;
+# trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent) gets T5-small's width and vocabulary
+# (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
+# thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
+#   SETS="e2e multi30k" RECORDS=300 BATCHES="1 8 32" bash benchmarks/headline.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+export PYTHON
+
+SETS=${SETS:-e2e multi30k}
+DATA=${DATA:-../shared/data}
+FOLDER=${FOLDER:-save/headline}
+RESULTS=${RESULTS:-benchmarks/results/headline}
+RECORDS=${RECORDS:-300}
+BATCHES=${BATCHES:-1 8 32}
+SHORTLIST=${SHORTLIST:-1000}
+E2E_MODEL=${E2E_MODEL:-save/e2e/own_text}
+MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k/own_text}
+
+settings() {  # data set: its files, flags and calibration
+  case $1 in
+    e2e)
+      model=$E2E_MODEL script=benchmarks/e2e.sh task=run_summarization.py quality=rougeL prefix="summarize: "
+      train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
+      samples=200 held_out=115 flags=(--max_source_length 128 --max_target_length 64) ;;
+    multi30k)
+      model=$MULTI30K_MODEL script=benchmarks/multi30k.sh task=run_translation.py quality=bleu prefix="translate German to English: "
+      train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
+      samples=500 held_out=500 flags=(--max_source_length 128 --max_target_length 64 --source_lang de --target_lang en) ;;
+    *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
+  esac
+}
+
+calibrate() {  # data set, consistency, deltas
+  local output=$FOLDER/$1/$2
+  [ ! -e "$output/calibration.json" ] || return 0
+  # shellcheck disable=SC2086 # a list of words
+  "$PYTHON" $task --model_name_or_path "$FOLDER/$1/wide" --validation_file "$calibrate" --source_prefix "$prefix" \
+    "${flags[@]}" --do_cali True --predict_with_generate --deploy_scenario True --use_early_exit True \
+    --exit_conf_type softmax --shortlist "$SHORTLIST" --engine_precision int8 --per_device_eval_batch_size 8 \
+    --max_calibrate_samples $samples --max_predict_samples $held_out \
+    --consistency_type "$2" --calibrate_delta $3 --thresholds 1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 \
+    --calibrate_grid verify=none,parallel max_draft=16 --calibrate_test chains \
+    --use_cpu --report_to none --output_dir "$output"
+}
+
+for set in $SETS; do
+  settings "$set"
+  [ -e "$model/config.json" ] || bash "$script"
+  if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
+    "$PYTHON" -m util.rank_tokens --model_name_or_path "$model" --train_file "$train" --output_dir "$FOLDER/$set/ranked"
+    "$PYTHON" benchmarks/widen.py "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"
+  fi
+  calibrate "$set" textual "0.05 0.1"
+  calibrate "$set" risk "0.02 0.05"
+  mkdir -p "$RESULTS"
+  for consistency in textual risk; do
+    cp "$FOLDER/$set/$consistency/calibration.json" "$RESULTS/$set-$consistency.json"
+  done
+  # shellcheck disable=SC2086 # a list of words
+  [ -e "$FOLDER/$set/headline.json" ] || "$PYTHON" benchmarks/headline.py "$FOLDER/$set/wide" "$test" --prefix "$prefix" \
+    --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json --quality $quality --shortlist "$SHORTLIST" \
+    --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"
+  cp "$FOLDER/$set/headline.json" "$RESULTS/$set.json"
+done
+"$PYTHON" benchmarks/headline_figure.py "$RESULTS"

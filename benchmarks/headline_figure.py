@@ -1,0 +1,73 @@
+"""The picture of `headline.py`: speed against loss, a point a system, certified ones ringed.
+
+python benchmarks/headline_figure.py benchmarks/results/headline
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util.files import read_json
+
+TITLES = {"e2e": "E2E, 6 decoder layers", "multi30k": "Multi30k de → en, 12 decoder layers"}
+# Colours that stay apart without colour vision (Wong 2011), and a shape each.
+LOOKS = {
+    "peer": ("#555555", "X"),
+    "full depth": ("#000000", "s"),
+    "static": ("#E69F00", "v"),
+    "CALM": ("#56B4E9", "o"),
+    "FREE": ("#CC79A7", "P"),
+    "exact drafts": ("#009E73", "D"),
+    "lenient drafts": ("#F0E442", "D"),
+    "certified": ("#0072B2", "o"),
+}
+BASE = "times_own_int8"
+
+
+def panel(axes: Axes, title: str, rows: list[dict]) -> None:
+    """One data set, one text at a time."""
+    for group, (colour, shape) in LOOKS.items():
+        own = [row for row in rows if row["group"] == group]
+        if not own:
+            continue
+        x, y = [row[BASE]["median"] for row in own], [row["textual_loss"] for row in own]
+        spread = [
+            [row[BASE]["median"] - row[BASE]["p10"] for row in own],
+            [row[BASE]["p90"] - row[BASE]["median"] for row in own],
+        ]
+        ringed = {"markeredgecolor": "#D55E00", "markeredgewidth": 2} if group == "certified" else {}
+        size = 10 if group == "certified" else 7
+        axes.errorbar(
+            x, y, xerr=spread, fmt=shape, color=colour, markersize=size, label=group, elinewidth=0.8, **ringed
+        )
+        for row in own:
+            if text := row["promise"].replace(", ", "\n"):
+                place = (row[BASE]["median"], row["textual_loss"])
+                axes.annotate(text, place, xytext=(7, 7), textcoords="offset points", fontsize=7)
+    axes.axvline(1, color="0.8", zorder=0)
+    axes.set(title=title, xlabel="tokens per second, times int8 full depth of this engine")
+    axes.grid(alpha=0.25)
+
+
+def main() -> None:
+    """Writes headline.png beside the results in a folder."""
+    folder = Path(sys.argv[1])
+    found = {name: read_json(folder / f"{name}.json") for name in TITLES}
+    found = {name: result for name, result in found.items() if result is not None}
+    figure, all_axes = pyplot.subplots(1, len(found), figsize=(6.5 * len(found), 4.8), squeeze=False)
+    for axes, (name, result) in zip(all_axes[0], found.items(), strict=True):
+        panel(axes, TITLES[name], [row for row in result["rows"] if row["rows"] == 1])
+    all_axes[0][0].set_ylabel("mean textual loss: 1 − ROUGE-L to float32 full depth's text")
+    all_axes[0][0].legend(fontsize=8, loc="upper left")
+    figure.tight_layout()
+    figure.savefig(folder / "headline.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

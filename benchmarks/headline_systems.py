@@ -1,0 +1,175 @@
+"""What `headline.py` compares: systems that write texts for the same records, and how each is run."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import ctranslate2_peer
+import torch
+from transformers import AutoTokenizer
+
+from early_exit import ExitPolicy
+from early_exit.models.loading import load_model
+from early_exit.models.sources import Source
+from early_exit.models.stream import decode_prompts
+
+
+@dataclass(frozen=True)
+class Records:
+    """Some records of a data file. rows: texts that are written at a time."""
+
+    model: str
+    data: str
+    prefix: str
+    first: int
+    count: int
+    rows: int
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class System:
+    """generate; ctranslate2; or the engine where there is a policy.
+
+    group: of the table; promise: what a calibration has certified, in words. beams: of a peer. options: of
+    `generate`. settings: environment variables of its process.
+    """
+
+    name: str
+    precision: str = "float32"
+    policy: ExitPolicy | None = None
+    group: str = "peer"
+    promise: str = ""
+    beams: int = 1
+    options: tuple[tuple[str, int], ...] = ()
+    settings: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def process(self) -> str:
+        """Name of the process that it runs in."""
+        if self.name != "ctranslate2":
+            return "torch"
+        return " ".join([self.name, self.precision, *(f"{name}={value}" for name, value in self.settings)])
+
+
+def shallow_deep(layer: int, threshold: float, **drafting) -> ExitPolicy:
+    """FREE's exits: at one shallow layer, the deeper ones run in parallel."""
+    return ExitPolicy(
+        measure="softmax",
+        threshold=threshold,
+        min_layer=layer,
+        max_layer=layer,
+        verify="parallel",
+        max_draft=16,
+        **drafting,
+    )
+
+
+def engine_systems(num_layers: int, shortlist: int) -> list[System]:
+    """The engine's own, but for what was calibrated. shortlist: of exits that have one."""
+    third = max(1, round(num_layers / 3))
+    listed = {"measure": "softmax", "shortlist": shortlist}
+    first = {**listed, "threshold": 0.3, "max_layer": max(1, num_layers // 6), "max_draft": 10}
+    own = [
+        *(
+            System("engine", precision, ExitPolicy(), "full depth")
+            for precision in ("float32", "int8", "int4")
+        ),
+        System("engine", "int8", ExitPolicy(static_layer=third, shortlist=shortlist), "static"),
+        System("engine", "int8", ExitPolicy(static_layer=2 * third, shortlist=shortlist), "static"),
+        System("engine", "int8", ExitPolicy(measure="softmax", threshold=0.9), "CALM"),
+        System("engine", "int8", ExitPolicy(**listed, threshold=0.9), "CALM"),
+        System("engine", "int8", shallow_deep(third, 0.9), "FREE"),
+        System("engine", "int8", shallow_deep(third, 0.9, shortlist=shortlist), "FREE"),
+        System("engine", "float32", ExitPolicy(**first, verify="exact"), "exact drafts"),
+        System("engine", "int8", ExitPolicy(**first, verify="exact"), "exact drafts"),
+        System("engine", "int8", ExitPolicy(**first, verify="lenient", accept_ratio=0.3), "lenient drafts"),
+    ]
+    return own
+
+
+def peer_systems() -> list[System]:
+    """transformers, and CTranslate2 with each of its settings."""
+    peers = [System("generate")]
+    for precision in ("float32", "int8"):
+        candidates = ctranslate2_peer.candidates()
+        peers += [
+            System("ctranslate2", precision, settings=settings)
+            for settings in candidates
+            if not ctranslate2_peer.is_last_resort(settings)
+        ]
+    return peers
+
+
+def build(system: System, setting: tuple[Records], threads: int) -> Callable[[], list[list[int]]]:
+    """For `Workers`: a call writes the texts of some records and gives their tokens, without the end."""
+    (records,) = setting
+    model, sources = _inputs(records.model, records.data, records.prefix)
+    sources = sources[records.first : records.first + records.count]
+    if system.name == "ctranslate2":
+        return _translating(system, model, sources, records, threads)
+    if system.policy is None:
+        return _generating(system, model, sources, records)
+    options = {"max_length": records.new_tokens + 1, "num_beams": 1}
+    prompts = [Source.of(torch.tensor(tokens)) for tokens in sources]
+
+    def decode() -> list[list[int]]:
+        with torch.no_grad():
+            texts = decode_prompts(model, system.policy, system.precision, prompts, records.rows, options)
+        return [without_end(row.tokens) for row in texts.rows]
+
+    return decode
+
+
+def _translating(system: System, model, sources: list[list[int]], records: Records, threads: int) -> Callable:
+    translate = ctranslate2_peer.translator(model, system.precision, threads).translate_batch
+    named = ctranslate2_peer.named_tokens(sources)
+    options = {"beam_size": system.beams, "max_decoding_length": records.new_tokens}
+
+    def call() -> list[list[int]]:
+        texts = []
+        for first in range(0, len(named), records.rows):
+            texts += translate(named[first : first + records.rows], **options)
+        return [ctranslate2_peer.numbered_tokens(text.hypotheses[0]) for text in texts]
+
+    return call
+
+
+def _generating(system: System, model, sources: list[list[int]], records: Records) -> Callable:
+    options = {"max_new_tokens": records.new_tokens, "exit_policy": None, "num_beams": system.beams}
+    options |= dict(system.options)
+
+    def call() -> list[list[int]]:
+        texts = []
+        for first in range(0, len(sources), records.rows):
+            part = [torch.tensor(row) for row in sources[first : first + records.rows]]
+            tokens = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+            output = model.generate(input_ids=tokens, attention_mask=(tokens != 0).long(), **options)
+            texts += [without_end(row) for row in output[:, 1:].tolist()]
+        return texts
+
+    return call
+
+
+def without_end(tokens: list[int]) -> list[int]:
+    """Up to the token that ends a text."""
+    return tokens[: tokens.index(1)] if 1 in tokens else tokens
+
+
+@cache
+def _inputs(model_path: str, data: str, prefix: str) -> tuple:
+    """Model, and source tokens of every record."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    documents = [prefix + document for document, _ in pairs(data)]
+    return load_model(model_path).eval(), tokenizer(documents, truncation=True, max_length=256)["input_ids"]
+
+
+@cache
+def pairs(data: str) -> list[tuple[str, str]]:
+    """Source and reference of each line of a file: document and summary, or German and English."""
+    records = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines()]
+    if "translation" in records[0]:
+        return [(each["translation"]["de"], each["translation"]["en"]) for each in records]
+    return [(each["document"], each["summary"]) for each in records]
