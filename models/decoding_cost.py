@@ -48,6 +48,8 @@ def _lm_head_bytes(
         listed = policy.shortlist * d_model * size
         # Of tokens that go to full depth there are no more than so many, the others leaving after one layer.
         deep = (layers - 1) / max(1, len(model.decoder.block) - 1)
+        if policy.shortlist_at_full_depth:
+            whole = listed
         return (looks if asks else 1) * listed + deep * whole
     if policy.measure is None or not get_measure(policy.measure).reads_lm_head:
         return screened if policy.screen else whole

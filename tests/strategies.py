@@ -11,12 +11,19 @@ from tests.tiny import HEADS
 layers = st.integers(1, 4)
 shortlists = st.one_of(st.none(), st.sampled_from([1, 16, 17, 97]), st.integers(1, 97))
 
+
+@st.composite
+def listed(draw, policy: ExitPolicy) -> ExitPolicy:
+    """The policy, perhaps with a shortlist of its model's 97 tokens, perhaps at full depth too."""
+    size = draw(shortlists)
+    deep = size is not None and policy.verify in (None, "parallel") and draw(st.booleans())
+    return replace(policy, shortlist=size, shortlist_at_full_depth=deep)
+
+
 policies = st.one_of(
-    st.builds(ExitPolicy, static_layer=layers, shortlist=shortlists),
-    st.builds(
-        ExitPolicy,
-        static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor),
-        shortlist=shortlists,
+    st.builds(ExitPolicy, static_layer=layers).flatmap(listed),
+    st.builds(ExitPolicy, static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor)).flatmap(
+        listed
     ),
     st.builds(
         ExitPolicy,
@@ -24,8 +31,7 @@ policies = st.one_of(
         threshold=st.floats(0, 1),
         min_layer=st.integers(0, 5),
         position_temperature=st.one_of(st.none(), st.floats(0, 8)),
-        shortlist=shortlists,
-    ),
+    ).flatmap(listed),
     st.builds(
         ExitPolicy,
         measure=st.just("softmax"),

@@ -115,6 +115,10 @@ class ExitArguments(ObjectiveArguments):
             "texts. Several, of which one may be 'none', make a sweep."
         },
     )
+    shortlist_at_full_depth: bool = argument(
+        False,
+        "Full depth chooses from the shortlist too: for calibrated decoding, where its loss is counted.",
+    )
     lm_head_screen: bool = argument(
         False, "Read the LM head through its int8 copy: the exits and tokens of float32 for less."
     )
@@ -235,7 +239,10 @@ class ExitArguments(ObjectiveArguments):
             if self.static_exit_layer is not None:
                 policies = [
                     ExitPolicy(
-                        static_layer=layer, screen=self.lm_head_screen, shortlist=shortlist, **drafting
+                        static_layer=layer,
+                        screen=self.lm_head_screen,
+                        **self.listed(shortlist),
+                        **drafting,
                     )
                     for layer in self._static_layers(num_layers)
                     for shortlist in self.shortlists
@@ -251,7 +258,7 @@ class ExitArguments(ObjectiveArguments):
                         top_k=top_k,
                         screen=self.lm_head_screen,
                         max_layer=self.exit_max_layer,
-                        shortlist=shortlist,
+                        **self.listed(shortlist),
                         **drafting,
                     )
                     for measure in self.measures
@@ -270,6 +277,11 @@ class ExitArguments(ObjectiveArguments):
         except ValueError as error:
             raise UsageError(str(error)) from error
         return policies
+
+    def listed(self, shortlist: int | None) -> dict:
+        """The fields of policies that say what is chosen from."""
+        deep = self.shortlist_at_full_depth and shortlist is not None
+        return {"shortlist": shortlist, "shortlist_at_full_depth": deep}
 
     @property
     def _drafting(self) -> list[dict]:

@@ -315,7 +315,7 @@ def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSet
         top_k=top_k,
         screen=exits.lm_head_screen and top_k is None,
         max_layer=knobs.get("exit_max_layer", exits.exit_max_layer),
-        shortlist=knobs.get("shortlist", exits.shortlists[0]),
+        **exits.listed(knobs.get("shortlist", exits.shortlists[0])),
         **_drafting(exits, knobs),
     )
     return DecodingSetting(policy, knobs.get("engine_precision", exits.engine_precision or "float32"))

@@ -105,6 +105,8 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError("--top_propagation has no effect without --use_early_exit True")
     if exits.shortlist is not None and not (exits.use_early_exit or exits.static_exit_layer):
         raise UsageError("--shortlist has no effect without --use_early_exit True or --static_exit_layer")
+    if exits.shortlist_at_full_depth and exits.shortlist is None:
+        raise UsageError("--shortlist_at_full_depth has no effect without --shortlist")
     if exits.use_early_exit and exits.static_exit_layer is not None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:

@@ -106,7 +106,8 @@ def write_results(folder: Path, split: str, metrics: dict[str, Any], source: dic
 def setting_name(policy: ExitPolicy) -> str:
     """How tables call a policy."""
     screened = " screened" if policy.screen else ""
-    screened += "" if policy.shortlist is None else f" N={policy.shortlist}"
+    if policy.shortlist is not None:
+        screened += f" N={policy.shortlist}" + (" everywhere" if policy.shortlist_at_full_depth else "")
     screened += _drafting_name(policy)
     if policy.static_layer is not None:
         return f"static {policy.static_layer}{screened}"

@@ -166,7 +166,8 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
     if found["test"] in knob_tests():
         knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
     if found["setting"].get("shortlist") is not None:
-        knobs += f", shortlist of {found['setting']['shortlist']} tokens"
+        where = " at all layers" if found["setting"].get("shortlist_at_full_depth") else ""
+        knobs += f", shortlist of {found['setting']['shortlist']} tokens{where}"
     knobs += _drafts(found["setting"])
     lines = [
         f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {context.promised} ≤ "
@@ -242,6 +243,8 @@ def _pipeline(found: dict[str, Any], context: Context) -> str:
     pipeline = {**context.pipeline, "precision": found["engine_precision"]}  # a knob, with --calibrate_grid
     if found["top_propagation"] is not None:
         pipeline["LM head"] = f"top-k {found['top_propagation']}"
+    if found["setting"].get("shortlist") is not None:
+        pipeline["LM head"] = f"shortlist of {found['setting']['shortlist']} tokens"
     hashes = ("weights", "tokenizer", "configuration", "exit head", "shortlist", "prefix tokens")
     pipeline = {name: value for name, value in pipeline.items() if name not in hashes}
     numerics = pipeline.pop("numerics", {})

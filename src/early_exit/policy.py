@@ -37,6 +37,8 @@ class ExitPolicy:
     shortlist: exits below full depth see, and choose from, the N likeliest tokens of the model's ranking by
         frequency (`models.token_ranking`), 1 <= N <= vocabulary; at full depth a token is chosen from all. It
         excludes top_k and screen. Confidence is then a share among these N.
+    shortlist_at_full_depth: full depth chooses from them too: no other token is ever written. Not where full
+        depth verifies drafts.
     screen: read the LM head through its int8 copy (`early_exit.screen`): the tokens and exits of the
         whole float32 head for less. Confidences are then lower bounds.
     static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
@@ -68,6 +70,7 @@ class ExitPolicy:
     rollback_threshold: float = 0.1
     max_layer: int | None = None
     shortlist: int | None = None
+    shortlist_at_full_depth: bool = False
 
     def __post_init__(self):
         if self.measure is not None:
@@ -93,9 +96,13 @@ class ExitPolicy:
             self._check_top_k()
         if self.shortlist is not None:
             self._check_shortlist()
+        elif self.shortlist_at_full_depth:
+            raise ValueError("full depth is to choose from a shortlist, and none is given")
         self._check_verification()
 
     def _check_shortlist(self) -> None:
+        if self.shortlist_at_full_depth and self.verify not in (None, "parallel"):
+            raise ValueError(f"{self.verify} drafts are verified with all tokens, not with a shortlist")
         if self.shortlist < 1:
             raise ValueError(f"a shortlist of {self.shortlist} tokens; allowed: 1 and above")
         if self.top_k is not None or self.screen:

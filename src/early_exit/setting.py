@@ -37,8 +37,10 @@ class DecodingSetting:
         return tried and (lowest < 1 or (policy.position_temperature or 0) > 0)
 
     def is_full_model(self, num_layers: int) -> bool:
-        """Whether the texts are the full model's by construction: no exits, in float32."""
-        return self.precision == "float32" and not self.exits(num_layers)
+        """Whether the texts are the full model's by construction: no exits, in float32, and tokens chosen
+        from all."""
+        from_all = not self.policy.shortlist_at_full_depth
+        return self.precision == "float32" and from_all and not self.exits(num_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy's dictionary with `precision` beside; JSON values."""

@@ -54,6 +54,7 @@ def test_a_list_is_a_knob_of_calibration(model, tmp_path):
         ([*SOFTMAX, "--shortlist", "0"], "a shortlist of 0 tokens; allowed: 1 and above"),
         ([*SOFTMAX, "--shortlist", "many"], "'many' is neither a whole number nor 'none'"),
         ([*SOFTMAX, "--shortlist", "9", "--lm_head_screen", "True"], "exclude each other"),
+        ([*SOFTMAX, "--shortlist_at_full_depth", "True"], "has no effect without --shortlist"),
         ([*SOFTMAX, "--shortlist", "99999"], "a shortlist of 99999 tokens, of a vocabulary of"),
     ],
 )

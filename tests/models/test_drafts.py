@@ -1,5 +1,7 @@
 """Drafts: the text of full depth, token for token; and against the loop that runs every token at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,11 +68,14 @@ def test_they_do_in_every_precision(precision, exits, rows, max_draft):
     limit=st.sampled_from([0.0, 0.02, 0.3, 0.8, 1.0]),
     options=processors,
     eos=ends,
+    deep=st.booleans(),
 )
-def test_all_are_what_the_plain_loop_gives(exits, verify, rows, max_draft, limit, options, eos):
+def test_all_are_what_the_plain_loop_gives(exits, verify, rows, max_draft, limit, options, eos, deep):
     policy = ExitPolicy(
         **exits, verify=verify, max_draft=max_draft, accept_ratio=limit, rollback_threshold=limit
     )
+    if deep and verify == "parallel" and policy.shortlist is not None:
+        policy = replace(policy, shortlist_at_full_depth=True)
     inputs = source_batch(rows, 7) | options
     inputs |= {
         "max_new_tokens": 9,

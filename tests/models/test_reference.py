@@ -52,7 +52,7 @@ def decode_without_cache(model, input_ids, policy: ExitPolicy, max_new_tokens: i
                     exit_layer, confidence = layer, seen
                     proposed = proposed if layer > max(policy.min_layer, 1) else None
         logits = exit_logits(model, state, proposed)
-        if exit_layer < num_layers:
+        if exit_layer < num_layers or policy.shortlist_at_full_depth:
             logits = listed_logits(model, policy, logits)
         chosen = max(logits, key=logits.get)
         result.append((chosen, exit_layer, confidence))

@@ -61,6 +61,13 @@ def test_exits_choose_listed_tokens_and_full_depth_chooses_from_all(family):
     assert not listed[output.exit_layers == 4].all()
 
 
+def test_full_depth_may_choose_from_the_list_alone():
+    policy = ExitPolicy(shortlist=5, shortlist_at_full_depth=True)
+    assert not DecodingSetting(policy).is_full_model(4)
+    tokens = MODELS["t5"].generate(**source_batch(6, 9), max_new_tokens=12, exit_policy=policy)[:, 1:]
+    assert torch.isin(tokens, torch.cat([shortlist_of(MODELS["t5"], 5), torch.tensor([0])])).all()
+
+
 def test_sampling_draws_listed_tokens_at_exits():
     policy = ExitPolicy(static_layer=2, shortlist=7)
     for seed in range(5):
@@ -86,6 +93,11 @@ def test_the_ranking_is_saved_and_loaded(tmp_path):
         ({"shortlist": 0}, "a shortlist of 0 tokens; allowed: 1 and above"),
         ({"shortlist": 5, "top_k": 5, "measure": "softmax"}, "top-k propagation exclude"),
         ({"shortlist": 5, "screen": True}, "a screened LM head exclude"),
+        ({"shortlist_at_full_depth": True}, "and none is given"),
+        (
+            {"shortlist": 5, "shortlist_at_full_depth": True, "static_layer": 1, "verify": "exact"},
+            "exact drafts are verified with all tokens",
+        ),
     ],
 )
 def test_policies_that_cannot_be(fields, message):

@@ -107,7 +107,7 @@ class Engine:
         if policy.top_k is not None:
             return TopKHead(self.kernels, policy.top_k, slots)
         if policy.shortlist is not None:
-            return ShortlistHead(self.kernels, self.shortlist)
+            return ShortlistHead(self.kernels, self.shortlist, policy.shortlist_at_full_depth)
         if policy.screen and self._screen is not None:
             return ScreenedHead(self.kernels, self._screen)
         return FullHead(self.kernels)

@@ -111,11 +111,12 @@ def decode_reference(
 
 class ExitLogits:
     """Logits [1, vocabulary] of one token's exits. NOT_PROPAGATED is in the place of some: with top-k
-    propagation, of all but the K likeliest at the first layer that was asked; below full depth, of those that
-    are not on the policy's shortlist."""
+    propagation, of all but the K likeliest at the first layer that was asked; below full depth, or at all
+    layers, of those that are not on the policy's shortlist."""
 
     def __init__(self, decoder: DecoderSteps, policy: ExitPolicy):
         self._decoder, self._top_k, self._shortlist = decoder, policy.top_k, policy.shortlist
+        self._listed_layers = decoder.num_layers - (not policy.shortlist_at_full_depth)
         self._proposed: tuple[int, Tensor] | None = None  # the layer, and which tokens
 
     def propose(self, layer: int, hidden: Tensor) -> None:
@@ -125,7 +126,7 @@ class ExitLogits:
 
     def __call__(self, layer: int, hidden: Tensor) -> Tensor:
         logits = self._decoder.logits(hidden)
-        if self._shortlist is not None and layer < self._decoder.num_layers:
+        if self._shortlist is not None and layer <= self._listed_layers:
             ids = self._decoder.shortlist(self._shortlist)[None]
         elif self._proposed is None or layer == self._proposed[0]:
             return logits

@@ -106,7 +106,7 @@ def _through(
             confidence = get_measure(policy.measure)(_view(decoder, policy, layer, hidden, previous))
             if policy.exits(confidence, step, max_new_tokens).item():
                 exited = (layer, confidence.item(), hidden)
-    return *(exited or (last, float("nan"), hidden)), decoder.logits(hidden)
+    return *(exited or (last, float("nan"), hidden)), ExitLogits(decoder, policy)(last, hidden)
 
 
 def _view(

@@ -16,11 +16,13 @@ from early_exit.lm_head.top_k import NOT_PROPAGATED
 
 
 class ShortlistHead(FullHead):
-    """Questions and choices of early exits go to the shortlist, those of full depth to the whole head."""
+    """Questions and choices of early exits go to the shortlist, those of full depth to the whole head, or to
+    the shortlist too."""
 
-    def __init__(self, kernels: Kernels, shortlist: Shortlist):
+    def __init__(self, kernels: Kernels, shortlist: Shortlist, at_full_depth: bool):
         super().__init__(kernels)
         self._shortlist, self._vocabulary = shortlist, len(kernels.tensors.head)
+        self._at_full_depth = at_full_depth
 
     def read(self, items: Items, states: Tensor) -> Reading:
         """Of exits below full depth."""
@@ -41,6 +43,9 @@ class ShortlistHead(FullHead):
         if self._kernels.fuses_top:
             return TopPart(None, states, self._logits, self._shortlist.top)
         return LogitsPart(self._logits(states))
+
+    def unasked(self, states: Tensor) -> Part:
+        return self.early(states) if self._at_full_depth else super().unasked(states)
 
     def _logits(self, states: Tensor) -> Tensor:
         """[n, d_model] → [n, vocabulary], NOT_PROPAGATED for tokens that are not listed."""

@@ -218,6 +218,10 @@ class Decoding {
     return tops;
   }
 
+  bool is_listed(int layer) const {
+    return loop_.shortlist != nullptr && (loop_.shortlist_at_full_depth || layer < (int)decoder_.layers.size());
+  }
+
   // What exits below full depth choose from.
   std::vector<Top> early_tops(const std::vector<float>& states, int items, bool totals) {
     if (loop_.shortlist == nullptr) return top(team_, decoder_, decoder_.head, states.data(), items, totals);
@@ -259,9 +263,8 @@ class Decoding {
       if (each.token < 0) unasked.push_back(&each);
     }
     for (Left* each : unasked) {
-      if (each->layer < (int)decoder_.layers.size()) early.push_back(each);
+      if (is_listed(each->layer)) early.push_back(each);
     }
-    if (loop_.shortlist == nullptr) early.clear();  // all from the whole head, read once
     const size_t rest = unasked.size() - early.size();
     if (!early.empty()) {
       const std::vector<Top> tops = early_tops(states, (int)early.size(), false);
@@ -467,7 +470,9 @@ class Decoding {
       for (const int64_t slot : front.slots) loop_.drafts[slot] = 0;
     }
     const std::vector<Top> tops =
-        top(team_, decoder_, decoder_.head, front.states.data(), (int)front.size(), shares, wanted.data());
+        is_listed(loop_.last_layer)
+            ? early_tops(front.states, (int)front.size(), false)
+            : top(team_, decoder_, decoder_.head, front.states.data(), (int)front.size(), shares, wanted.data());
     for (size_t first = 0; first < front.size();) {
       size_t next = first;
       while (next < front.size() && front.slots[next] == front.slots[first]) next++;

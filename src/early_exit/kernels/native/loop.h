@@ -29,9 +29,11 @@ struct Loop {
   const int64_t* planned;  // [slots, planned_steps], or null
   int64_t planned_steps;
   const ExitHead* exit_heads;  // [last_layer − 1], or null
-  // Rows of the LM head that exits below full depth choose from, and which tokens these are; or null.
+  // Rows of the LM head that exits below full depth choose from, and which tokens these are; or null. And whether
+  // full depth chooses from them too.
   const Matrix* shortlist;
   const int64_t* shortlisted;
+  int64_t shortlist_at_full_depth;
   int64_t max_new_tokens;
   const int64_t* ends;  // [number_of_ends]
   int64_t number_of_ends;
