@@ -68,10 +68,10 @@ from util.tokenizer import fit_embeddings, number_of_ids, train_tokenizer
 logger = logging.get_logger(__name__)
 
 
-def main() -> int:
+def main(data: type[DataArguments] = DataArguments) -> int:
     """Runs the command line. Returns the exit code: 0, or 2 after one line about bad input."""
     try:
-        run(*parse_arguments(sys.argv[1:]))
+        run(*parse_arguments(sys.argv[1:], data))
     except UsageError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 2

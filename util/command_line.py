@@ -11,7 +11,6 @@ from util.check_arguments import check_arguments
 from util.errors import UsageError
 from util.settings_file import SUFFIXES, read_settings
 
-GROUPS = (ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments)
 Arguments = tuple[
     ModelArguments, DataArguments, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments
 ]
@@ -32,12 +31,14 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)  # one line, instead of all flags and then the line
 
 
-def parse_arguments(argv: list[str]) -> Arguments:
-    """The flags, or the contents of one JSON or YAML file. Raises UsageError for bad ones."""
-    parser, file = _Parser(GROUPS), argv[0] if len(argv) == 1 and argv[0].endswith(SUFFIXES) else None
+def parse_arguments(argv: list[str], data: type[DataArguments] = DataArguments) -> Arguments:
+    """The flags, or the contents of one JSON or YAML file. data: flags of the task's data. Raises UsageError
+    for bad ones."""
+    groups = (ModelArguments, data, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments)
+    parser, file = _Parser(groups), argv[0] if len(argv) == 1 and argv[0].endswith(SUFFIXES) else None
     try:
         if file is not None:
-            settings = read_settings(file, GROUPS)
+            settings = read_settings(file, groups)
             unset = vars(parser.parse_known_args([])[0])
             arguments = parser.parse_dict(_dependent_defaults({**unset, **settings}) | settings)
         else:

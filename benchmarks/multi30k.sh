@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A German-to-English model with 12 decoder layers, trained from nothing on Multi30k by one thread: full depth and
+# one other exit learn at a step, in turn. It goes on where it was interrupted. DATA holds train.json,
+# validation.json and test.json.
+set -euo pipefail
+source "$(dirname "$0")/../scripts/environment.sh"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+DATA=${DATA:-../shared/data/multi30k}
+OUTPUT_DIR=${OUTPUT_DIR:-save/multi30k}
+MODEL_SHAPE=${MODEL_SHAPE:-deep-small}
+TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-4000}
+BATCH_SIZE=${BATCH_SIZE:-64}
+LEARNING_RATE=${LEARNING_RATE:-2e-3}
+MAX_STEPS=${MAX_STEPS:-3000}
+SAVE_STEPS=${SAVE_STEPS:-200}
+
+"$PYTHON" run_translation.py \
+  --model_shape "$MODEL_SHAPE" --tokenizer_vocab_size "$TOKENIZER_VOCAB_SIZE" \
+  --train_file "$DATA/train.json" --source_lang de --target_lang en \
+  --max_source_length 64 --max_target_length 64 \
+  --output_dir "$OUTPUT_DIR" --do_train \
+  --output_hidden_states_decoder True --intermediate_loss_fn weighted_ce --exit_loss_curriculum rotational \
+  --per_device_train_batch_size "$BATCH_SIZE" --train_sampling_strategy group_by_length \
+  --learning_rate "$LEARNING_RATE" --lr_scheduler_type cosine --warmup_steps 200 \
+  --adam_beta2 0.98 --weight_decay 0.01 --max_steps "$MAX_STEPS" \
+  --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none --disable_tqdm True \
+  --use_cpu "$@"
