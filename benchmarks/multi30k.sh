@@ -10,9 +10,10 @@ DATA=${DATA:-../shared/data/multi30k}
 OUTPUT_DIR=${OUTPUT_DIR:-save/multi30k}
 MODEL_SHAPE=${MODEL_SHAPE:-deep-small}
 TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-4000}
-BATCH_SIZE=${BATCH_SIZE:-64}
-LEARNING_RATE=${LEARNING_RATE:-2e-3}
+BATCH_SIZE=${BATCH_SIZE:-48}
+LEARNING_RATE=${LEARNING_RATE:-1.5e-3}
 MAX_STEPS=${MAX_STEPS:-3000}
+DECAY_STEPS=${DECAY_STEPS:-800}  # the last ones, in which the rate sinks to nothing
 SAVE_STEPS=${SAVE_STEPS:-200}
 
 "$PYTHON" run_translation.py \
@@ -22,7 +23,8 @@ SAVE_STEPS=${SAVE_STEPS:-200}
   --output_dir "$OUTPUT_DIR" --do_train \
   --output_hidden_states_decoder True --intermediate_loss_fn weighted_ce --exit_loss_curriculum rotational \
   --per_device_train_batch_size "$BATCH_SIZE" --train_sampling_strategy group_by_length \
-  --learning_rate "$LEARNING_RATE" --lr_scheduler_type cosine --warmup_steps 200 \
+  --learning_rate "$LEARNING_RATE" --warmup_steps 150 \
+  --lr_scheduler_type warmup_stable_decay --lr_scheduler_kwargs "{\"num_decay_steps\": $DECAY_STEPS}" \
   --adam_beta2 0.98 --weight_decay 0.01 --max_steps "$MAX_STEPS" \
   --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none --disable_tqdm True \
   --use_cpu "$@"
