@@ -27,8 +27,8 @@ SHAPES: dict[str, dict] = {
         # A quarter of the step's time, and in one pass over the corpus there is nothing to overfit.
         "dropout_rate": 0.0,
     },
-    # Learns Multi30k on one core in an hour (benchmarks/multi30k.sh). As deep as T5-base's decoder and narrow:
-    # what exits save is layers.
+    # For Multi30k on one core (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what
+    # exits save, and narrow.
     "deep-small": {
         "d_model": 192,
         "d_ff": 512,

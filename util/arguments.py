@@ -71,6 +71,9 @@ class DataArguments:
     preprocessing_num_workers: int | None = argument(None, "Processes that tokenize.")
     overwrite_cache: bool = argument(False, "Tokenize anew even where a cached result exists.")
 
+    def check(self) -> None:
+        """Raises UsageError for flags of this task alone that are missing or contradict each other."""
+
     @property
     def columns(self) -> dict[str, str | None]:
         """Flag → column that it names, of the sources and last of the target."""

@@ -54,10 +54,9 @@ def load_split(
         raise UsageError(f"{source.name} holds no examples for {split}")
     source = _unfolded(source, data.task.nested)
     reader = _Reader(source.name, data, *_columns(source, data, needs_summaries), group_column)
-    if group_column is not None:
-        if group_column not in source.columns:
-            known = ", ".join(source.columns)
-            raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
+    if group_column is not None and group_column not in source.columns:
+        known = ", ".join(source.columns)
+        raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
     examples = _texts(source.rows, reader, limit, cached=not data.overwrite_cache)
     if not needs_summaries and reader.target is not None and not any(examples["summary"]):
         examples, reader = examples.remove_columns("summary"), replace(reader, target=None)
@@ -228,9 +227,7 @@ def _together(name: str, parts: list[tuple[list[str], list[dict[str, Any]]]]) ->
     return _Source(name, list(columns), [row for _, rows in parts for row in rows])
 
 
-def _columns(
-    source: _Source, data: DataArguments, needs_target: bool
-) -> tuple[tuple[str, ...], str | None]:
+def _columns(source: _Source, data: DataArguments, needs_target: bool) -> tuple[tuple[str, ...], str | None]:
     """Columns of the sources and of the target: as told, as known for the data set, or the first known ones
     that are present. Where no target is needed, known sources will do, and a missing target is None."""
     known, present = data.task.columns.get(Path(source.name).name), source.columns
@@ -242,7 +239,7 @@ def _columns(
             fitting = [names for names in all_known if set(names[:-1]) <= set(present)]
         known = fitting[0] if fitting else (None,) * len(told)
     chosen = {flag: name or usual for (flag, name), usual in zip(told.items(), known, strict=True)}
-    *sources, (flag, target) = chosen.items()
+    *sources, (_, target) = chosen.items()
     if not needs_target and target not in present:
         return _columns_there(source.name, present, dict(sources)), None
     *names, target = _columns_there(source.name, present, chosen)
