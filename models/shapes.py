@@ -27,6 +27,16 @@ SHAPES: dict[str, dict] = {
         # A quarter of the step's time, and in one pass over the corpus there is nothing to overfit.
         "dropout_rate": 0.0,
     },
+    # For Multi30k on one core (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what
+    # exits save, and narrow.
+    "deep-small": {
+        "d_model": 192,
+        "d_ff": 512,
+        "num_layers": 4,
+        "num_decoder_layers": 12,
+        "num_heads": 3,
+        "dropout_rate": 0.0,
+    },
     "t5-small": {},
     "t5-base": {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }

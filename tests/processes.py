@@ -17,7 +17,7 @@ def run_in_two(*flags: str) -> None:
         port = free.getsockname()[1]
     # Not forked from this process: torch's threads, which it has, would be missing in its children.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["run_summarization"])
+    context.set_forkserver_preload(["runner"])
     processes = [context.Process(target=_run, args=(rank, port, flags)) for rank in range(2)]
     for process in processes:
         process.start()
@@ -29,10 +29,11 @@ def run_in_two(*flags: str) -> None:
 
 
 def _run(rank: int, port: int, flags: tuple[str, ...]) -> None:
-    import run_summarization
+    from runner import main
+    from util.arguments import DataArguments
 
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     sys.argv = ["run_summarization.py", *flags]
-    sys.exit(run_summarization.main())
+    sys.exit(main(DataArguments))

@@ -1,6 +1,7 @@
 """Flags: what to load, what to read, where to exit. transformers' training arguments come beside them."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.confidence import known_measures
@@ -9,6 +10,7 @@ from early_exit.models.shapes import SHAPES
 from early_exit.policy import VERIFICATIONS
 from util.errors import UsageError
 from util.flag import argument
+from util.tasks import SUMMARIZATION, Task
 from util.training_arguments import ObjectiveArguments
 
 
@@ -43,6 +45,8 @@ class ModelArguments:
 class DataArguments:
     """Which documents and summaries, and how much of them."""
 
+    task: ClassVar[Task] = SUMMARIZATION
+
     dataset_name: str | None = argument(
         None, "Hub id, such as abisee/cnn_dailymail, or 'embedded' for the corpus made here."
     )
@@ -66,6 +70,14 @@ class DataArguments:
     num_beams: int | None = argument(None, "Beams of transformers' own decoding; exits decode without.")
     preprocessing_num_workers: int | None = argument(None, "Processes that tokenize.")
     overwrite_cache: bool = argument(False, "Tokenize anew even where a cached result exists.")
+
+    def check(self) -> None:
+        """Raises UsageError for flags of this task alone that are missing or contradict each other."""
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """Flag → column that it names, of the sources and last of the target."""
+        return {"--text_column": self.text_column, "--summary_column": self.summary_column}
 
     @property
     def generation_length(self) -> int:

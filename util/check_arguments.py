@@ -36,6 +36,7 @@ def check_arguments(
         raise UsageError("--train_meta_cm_head trains heads on a trained model: give --model_name_or_path")
     if model.model_shape is not None and not training.do_train:
         raise UsageError("--model_shape starts from random weights, so it needs --do_train")
+    data.check()
     _check_data_sources(data, calibration, training)
     _check_numbers(model, data)
     longest = training.generation_max_length or data.generation_length

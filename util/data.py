@@ -1,12 +1,12 @@
-"""Documents and summaries: hub data sets, local files, the embedded corpus; and their tokens."""
+"""Documents and summaries, of any task: hub data sets, local files, the embedded corpus; and their tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DownloadMode, Features, Value, load_dataset, load_dataset_builder
+from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset, load_dataset_builder
 from transformers.utils import logging
 
 from util.arguments import DataArguments, ModelArguments
@@ -15,21 +15,6 @@ from util.errors import UsageError
 from util.text_files import SUFFIXES, read_rows, shortened
 
 logger = logging.get_logger(__name__)
-# Document and summary column, by the last part of a hub id.
-_COLUMNS = {
-    "cnn_dailymail": ("article", "highlights"),
-    "xsum": ("document", "summary"),
-    "samsum": ("dialogue", "summary"),
-    "dialogsum": ("dialogue", "summary"),
-    "multi_news": ("document", "summary"),
-    "big_patent": ("description", "abstract"),
-    "billsum": ("text", "summary"),
-    "gigaword": ("document", "summary"),
-    "reddit_tifu": ("documents", "tldr"),
-    "arxiv-summarization": ("article", "abstract"),
-    "pubmed-summarization": ("article", "abstract"),
-    "embedded": ("document", "summary"),
-}
 # Names that used to be loading scripts, and where the same data lives today.
 _HUB_IDS = {
     "cnn_dailymail": "abisee/cnn_dailymail",
@@ -67,17 +52,15 @@ def load_split(
         source = _Source(name, *read_rows(name))
     if len(source.rows) == 0:
         raise UsageError(f"{source.name} holds no examples for {split}")
-    document, summary = _columns(source.name, source.columns, data, needs_summaries)
-    columns = {"document": document} | ({} if summary is None else {"summary": summary})
-    if group_column is not None:
-        if group_column not in source.columns:
-            known = ", ".join(source.columns)
-            raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
-        columns["group"] = group_column
-    examples = _texts(source, columns, limit, cached=not data.overwrite_cache)
-    if not needs_summaries and summary is not None and not any(examples["summary"]):
-        examples, columns = examples.remove_columns("summary"), {"document": document}
-    _warn_of_empty(source.name, examples, columns)
+    source = _unfolded(source, data.task.nested)
+    reader = _Reader(source.name, data, *_columns(source, data, needs_summaries), group_column)
+    if group_column is not None and group_column not in source.columns:
+        known = ", ".join(source.columns)
+        raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
+    examples = _texts(source.rows, reader, limit, cached=not data.overwrite_cache)
+    if not needs_summaries and reader.target is not None and not any(examples["summary"]):
+        examples, reader = examples.remove_columns("summary"), replace(reader, target=None)
+    _warn_of_empty(examples, reader)
     return examples
 
 
@@ -90,32 +73,80 @@ class _Source:
     rows: list[dict[str, Any]] | Dataset
 
 
-def _texts(source: _Source, columns: dict[str, str], limit: int | None, cached: bool) -> Dataset:
-    """The texts of some columns, new name → column, of the first rows."""
-    features = Features({new: Value("string") for new in columns})
-    rows = source.rows
+def _unfolded(source: _Source, nested: str | None) -> _Source:
+    """Of dictionaries in a column, the entries as columns of their own."""
+    if nested not in source.columns:
+        return source
+    if isinstance(source.rows, Dataset):
+        rows = source.rows.flatten()
+        names = {name: name.removeprefix(f"{nested}.") for name in rows.column_names}
+        rows = rows.rename_columns({old: new for old, new in names.items() if old != new})
+        return _Source(source.name, rows.column_names, rows)
+    for place, row in enumerate(source.rows):
+        if not isinstance(row.get(nested), dict):
+            where = f"{source.name}: column {nested!r}, row {place + 1}"
+            raise UsageError(f"{where} holds no dictionary of texts: {shortened(row.get(nested))}")
+    rows = [{**row, **row[nested]} for row in source.rows]
+    columns = dict.fromkeys(name for row in rows for name in row if name != nested)
+    return _Source(source.name, list(columns), rows)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """From a row's cells to an example. sources, target, group: columns; no target, no summary."""
+
+    name: str
+    data: DataArguments
+    sources: tuple[str, ...]
+    target: str | None
+    group: str | None = None
+
+    def __call__(self, row: dict[str, Any], place: int) -> dict[str, Any]:
+        """place: of the row, from 0. Raises UsageError for cells that hold no text."""
+        task = self.data.task
+        example = {"document": task.source.format(*(self._text(row, name, place) for name in self.sources))}
+        if self.target is not None:
+            try:
+                value = task.target(row.get(self.target), self.data)
+            except ValueError as error:
+                raise UsageError(f"{self.name}: column {self.target!r}, row {place + 1} {error}") from error
+            several = value if isinstance(value, list) and task.several else [value]
+            texts = [self._text({self.target: text}, self.target, place) for text in several]
+            example["summary"] = texts[0]
+            if task.several:
+                example["references"] = texts
+        if self.group is not None:
+            example["group"] = self._text(row, self.group, place)
+        return example
+
+    def _text(self, row: dict[str, Any], column: str, place: int) -> str:
+        return _text(row.get(column), self.name, column, place)
+
+    @property
+    def features(self) -> Features:
+        """Of examples."""
+        names = ["document", *(["summary"] if self.target else []), *(["group"] if self.group else [])]
+        several = {"references": List(Value("string"))} if self.target and self.data.task.several else {}
+        return Features({name: Value("string") for name in names} | several)
+
+
+def _texts(rows: list[dict[str, Any]] | Dataset, reader: _Reader, limit: int | None, cached: bool) -> Dataset:
+    """The examples of the first rows."""
+    features = reader.features
     if not isinstance(rows, Dataset):
-        texts = {
-            new: [
-                _text(row.get(column), source.name, column, place) for place, row in enumerate(rows[:limit])
-            ]
-            for new, column in columns.items()
-        }
-        return Dataset.from_dict(texts, features=features)
+        examples = [reader(row, place) for place, row in enumerate(rows[:limit])]
+        return Dataset.from_dict(
+            {name: [each[name] for each in examples] for name in features}, features=features
+        )
     rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
     return rows.map(
-        _texts_of_row,
+        reader,
         with_indices=True,
-        fn_kwargs={"name": source.name, "columns": columns},
         features=features,  # or texts are cast back to the old type of a column of the same name
         remove_columns=rows.column_names,
         load_from_cache_file=cached,
         desc="Reading",
     )
-
-
-def _texts_of_row(row: dict[str, Any], place: int, name: str, columns: dict[str, str]) -> dict[str, str]:
-    return {new: _text(row[column], name, column, place) for new, column in columns.items()}
 
 
 def _text(value: Any, name: str, column: str, place: int) -> str:
@@ -133,12 +164,17 @@ def _text(value: Any, name: str, column: str, place: int) -> str:
     return str(value)
 
 
-def _warn_of_empty(name: str, examples: Dataset, columns: dict[str, str]) -> None:
-    """One warning for all empty cells."""
-    empty = {column: sum(not text.strip() for text in examples[new]) for new, column in columns.items()}
+def _warn_of_empty(examples: Dataset, reader: _Reader) -> None:
+    """One warning for all empty texts."""
+    columns = {"document": " and ".join(reader.sources), "summary": reader.target, "group": reader.group}
+    empty = {
+        column: sum(not text.strip() for text in examples[name])
+        for name, column in columns.items()
+        if column is not None
+    }
     counts = [f"{count} in column {column!r}" for column, count in empty.items() if count]
     if counts:
-        logger.warning(f"{name}: empty texts among {len(examples)} examples: {', '.join(counts)}")
+        logger.warning(f"{reader.name}: empty texts among {len(examples)} examples: {', '.join(counts)}")
 
 
 def tokenize(examples: Dataset, tokenizer, data: DataArguments, max_target_length: int) -> Dataset:
@@ -191,21 +227,23 @@ def _together(name: str, parts: list[tuple[list[str], list[dict[str, Any]]]]) ->
     return _Source(name, list(columns), [row for _, rows in parts for row in rows])
 
 
-def _columns(
-    name: str, present: list[str], data: DataArguments, needs_summaries: bool
-) -> tuple[str, str | None]:
-    """Document and summary column: as told, as known for the data set, or the first known pair present. Where
-    no summaries are needed, a known document column will do, and a missing summary column is None."""
-    known = _COLUMNS.get(Path(name).name)
+def _columns(source: _Source, data: DataArguments, needs_target: bool) -> tuple[tuple[str, ...], str | None]:
+    """Columns of the sources and of the target: as told, as known for the data set, or the first known ones
+    that are present. Where no target is needed, known sources will do, and a missing target is None."""
+    known, present = data.task.columns.get(Path(source.name).name), source.columns
+    told = data.columns
     if known is None:
-        pairs = [pair for pair in dict.fromkeys(_COLUMNS.values()) if set(pair) <= set(present)]
-        if not pairs and not needs_summaries:
-            pairs = [pair for pair in _COLUMNS.values() if pair[0] in present]
-        known = pairs[0] if pairs else (None, None)
-    chosen = (data.text_column or known[0], data.summary_column or known[1])
-    if not needs_summaries and chosen[1] not in present:
-        return _columns_there(name, present, {"--text_column": chosen[0]})[0], None
-    return _columns_there(name, present, {"--text_column": chosen[0], "--summary_column": chosen[1]})
+        all_known = list(dict.fromkeys(data.task.columns.values()))
+        fitting = [names for names in all_known if set(names) <= set(present)]
+        if not fitting and not needs_target:
+            fitting = [names for names in all_known if set(names[:-1]) <= set(present)]
+        known = fitting[0] if fitting else (None,) * len(told)
+    chosen = {flag: name or usual for (flag, name), usual in zip(told.items(), known, strict=True)}
+    *sources, (_, target) = chosen.items()
+    if not needs_target and target not in present:
+        return _columns_there(source.name, present, dict(sources)), None
+    *names, target = _columns_there(source.name, present, chosen)
+    return tuple(names), target
 
 
 def _columns_there(name: str, present: list[str], chosen: dict[str, str | None]) -> tuple[str, ...]:

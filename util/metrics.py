@@ -7,6 +7,7 @@ References: ROUGE, Lin 2004, as implemented by the rouge-score package.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import datasets
 import evaluate
@@ -75,23 +76,39 @@ class Rouge(evaluate.Metric):
         }
 
 
+def rouge_scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any = None
+) -> dict[str, float]:
+    """ROUGE against the first reference of each text, in percent, and how many texts have no words."""
+    first = [right[0] for right in references]
+    return Rouge(keep_in_memory=True).compute(predictions=list(texts), references=first) | {
+        "predictions_without_words": sum(map(without_words, texts)),
+        "references_without_words": sum(map(without_words, first)),
+    }
+
+
 def rouge_against(
     references: Sequence[str], tokenizer
 ) -> Callable[[Sequence[Sequence[int]]], dict[str, float]]:
-    """A function of generated token ids, a list for each reference → ROUGE, and how many texts have no words.
+    """`scores_of_tokens` for ROUGE and one reference each."""
+    return scores_of_tokens([[text] for text in references], tokenizer)
 
-    references: as they stand in the data, neither cut nor tokenized. The function raises ValueError for
-    another number of predictions.
+
+def scores_of_tokens(
+    references: Sequence[Sequence[str]],
+    tokenizer,
+    scores: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]] = rouge_scores,
+) -> Callable[[Sequence[Sequence[int]]], dict[str, float]]:
+    """A function of generated token ids, a list for each text → scores.
+
+    references: of each text, as they stand in the data, neither cut nor tokenized. The function raises
+    ValueError for another number of predictions.
     """
-    metric, references = Rouge(keep_in_memory=True), list(references)
+    references = [list(right) for right in references]
 
     def compute(predictions: Sequence[Sequence[int]]) -> dict[str, float]:
         if len(predictions) != len(references):
             raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-        texts = tokenizer.batch_decode(predictions, skip_special_tokens=True)
-        return metric.compute(predictions=texts, references=references) | {
-            "predictions_without_words": sum(map(without_words, texts)),
-            "references_without_words": sum(map(without_words, references)),
-        }
+        return scores(tokenizer.batch_decode(predictions, skip_special_tokens=True), references)
 
     return compute

@@ -62,6 +62,20 @@ def sweep_settings(
         "device": device_name(training.device),
         "files": [_content(path) for path in files],
         **scoring_rules(),
+        **data.task.rules(data),
+    }
+
+
+def calibration_settings(
+    model: ModelArguments, data: DataArguments, exits: ExitArguments, calibration, training
+) -> dict[str, Any]:
+    """What the columns of a loss table share: it goes on where this is the same."""
+    names = ("max_calibrate_samples", "consistency_type", "calibrate_loss")
+    shared = sweep_settings(model, data, exits, training)
+    del shared["per_device_eval_batch_size"]  # a row's text does not depend on it
+    return shared | {
+        **{name: getattr(calibration, name) for name in names},
+        "exit_position_temp": exits.exit_position_temp,
     }
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import run_summarization
+import runner
+from util.arguments import DataArguments
 
 ROOT = Path(__file__).parents[2]
 DATA = ["--dataset_name", "embedded", "--source_prefix", "summarize: ", "--max_target_length", "12"]
@@ -16,7 +17,7 @@ def call(*flags: str) -> int:
     """Runs the entry point with these flags. Returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run_summarization.py", *flags])
-        return run_summarization.main()
+        return runner.main(DataArguments)
 
 
 def train_flags(output: Path, *more: str) -> list[str]:

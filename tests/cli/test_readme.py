@@ -7,8 +7,8 @@ import shlex
 import pytest
 import torch
 
-from run_summarization import parse_arguments
 from tests.cli.conftest import ROOT
+from util.command_line import parse_arguments
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.S)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from tests.cli.conftest import call, eval_flags, train_flags
-from util.command_line import GROUPS, parse_arguments
+from util.command_line import Arguments, parse_arguments
 from util.errors import UsageError
 from util.training_flags import CHECKED, HONOURED, REFUSED
 
@@ -143,7 +143,7 @@ def kinds(hint) -> tuple:
 
 BOOLEANS = {
     field.name: field.default
-    for group in GROUPS
+    for group in get_type_hints(Arguments).values()
     for field in fields(group)
     if field.init and bool in kinds(get_type_hints(group)[field.name])
 }

@@ -1,14 +1,14 @@
-"""`--train_on_own_text` of the entry point: from documents to the examples that are trained on."""
+"""`--train_on_own_text`: from documents to the examples that are trained on."""
 
 import random
 from dataclasses import replace
 from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
-from transformers import Seq2SeqTrainingArguments
 from transformers.utils import logging
 
 from early_exit.models.effective_generation import effective_generation
+from runner.values import Run
 from trainers.own_texts import greedy_options, write_own_texts
 from util.arguments import DataArguments, ExitArguments, ModelArguments
 from util.data import load_split, tokenize
@@ -32,34 +32,27 @@ def all_documents(texts: dict[str, Dataset]) -> Dataset:
     return concatenate_datasets(parts)
 
 
-def open_own_texts(
-    model, tokenizer, data: DataArguments, exits: ExitArguments, training: Seq2SeqTrainingArguments
-) -> OwnTextFile:
+def open_own_texts(run: Run) -> OwnTextFile:
     """The file that keeps what the model writes. Raises UsageError where there is one of another model, or of
     other settings; in the output folder --overwrite_output_dir replaces it."""
-    effective = effective_generation(model, greedy_options(training))
+    _, data, exits, _, training = run.arguments
+    effective = effective_generation(run.model, greedy_options(training))
     plain = replace(exits, engine_precision=None, lm_head_screen=False)  # whatever evaluation does
-    pipeline = pipeline_of(model, tokenizer, effective, data, plain, [], [], training.device)
+    pipeline = pipeline_of(run.model, run.tokenizer, effective, data, plain, [], [], training.device)
     path = exits.own_text_file or Path(training.output_dir) / _FILE
     replaces = exits.own_text_file is None and exits.overwrite_output_dir
     return OwnTextFile(path, pipeline, writes=training.should_save, replace=replaces)
 
 
-def own_text_examples(
-    file: OwnTextFile,
-    model,
-    tokenizer,
-    texts: dict[str, Dataset],
-    data: DataArguments,
-    exits: ExitArguments,
-    training: Seq2SeqTrainingArguments,
-) -> tuple[Dataset, dict[str, int]]:
+def own_text_examples(file: OwnTextFile, run: Run) -> tuple[Dataset, dict[str, int]]:
     """What is trained on, tokenized, and how many texts of each kind there are; writes what `file` lacks.
 
-    texts: by split; "train", and "unlabelled" where there are such documents. One own text for each distinct
+    One own text for each distinct
     document, and gold texts beside them as --own_text_gold_share says, repeated where there are too few.
     """
-    distinct = list(dict.fromkeys(all_documents(texts)["document"]))
+    _, data, exits, _, training = run.arguments
+    tokenizer = run.tokenizer
+    distinct = list(dict.fromkeys(all_documents(run.texts)["document"]))
 
     def sources(documents: list[str]) -> Dataset:
         return tokenize(Dataset.from_dict({"document": documents}), tokenizer, data, data.generation_length)
@@ -67,7 +60,7 @@ def own_text_examples(
     missing = sorted(file.missing(distinct), key=len, reverse=True)  # alike in length where written together
     if missing:
         logger.warning(f"{len(missing)} of {len(distinct)} own texts are still to be written")
-        for numbers, tokens in write_own_texts(model, sources(missing)["input_ids"], training):
+        for numbers, tokens in write_own_texts(run.model, sources(missing)["input_ids"], training):
             written = tokenizer.batch_decode(tokens, skip_special_tokens=True)
             file.add([missing[number] for number in numbers], tokens, written)
     file.finish()
@@ -75,8 +68,8 @@ def own_text_examples(
     share = exits.own_text_gold_share
     wanted = round(len(distinct) * share / (1 - share))
     if wanted:
-        places = _draw(len(texts["train"]), wanted, training.seed)
-        gold = tokenize(texts["train"].select(places), tokenizer, data, data.max_target_length)
+        places = _draw(len(run.texts["train"]), wanted, training.seed)
+        gold = tokenize(run.texts["train"].select(places), tokenizer, data, data.max_target_length)
         examples = concatenate_datasets([examples, gold.cast(examples.features)])
     return examples, {"own_texts": len(distinct), "gold_texts": wanted}
 

@@ -1,5 +1,5 @@
 """The losses that a calibration is about, on the prompts that it calibrates and checks with: decoded, saved,
-and read again when a run goes on. `run_calibration.py` builds on them."""
+and read again when a run goes on. `runner.calibration` builds on them."""
 
 import hashlib
 import json

@@ -1,35 +1,23 @@
-"""`run_summarization.py --do_cali True`: from prompts to a verdict. Called by that entry point."""
+"""`--do_cali True`: from prompts to a verdict."""
 
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from calibration_tables import HeldOutCheck, Prompts, SequentialTable, Table
 from early_exit import DecodingSetting
 from early_exit.calibration import SEQUENTIAL_TESTS
 from early_exit.models.calibrated import Certified
 from early_exit.models.calibration_file import CALIBRATION_FILE
+from runner.calibration_tables import HeldOutCheck, Prompts, SequentialTable, Table
 from trainers.generation import GenerationTrainer
 from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
 from util.ledger import Ledger
 from util.pipeline import certified_pipeline, fingerprint_of
 from util.run_folder import finish_sweep
-from util.settings import sweep_settings
 from util.verdict import Context, entry, verdict
 from util.words import without_words
-
-
-def calibration_settings(model_args, data_args, exit_args, calibration, training) -> dict:
-    """What the columns of a loss table share: it goes on where this is the same."""
-    names = ("max_calibrate_samples", "consistency_type", "calibrate_loss")
-    shared = sweep_settings(model_args, data_args, exit_args, training)
-    del shared["per_device_eval_batch_size"]  # a row's text does not depend on it
-    return shared | {
-        **{name: getattr(calibration, name) for name in names},
-        "exit_position_temp": exit_args.exit_position_temp,
-    }
 
 
 def calibrate_exits(

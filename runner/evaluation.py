@@ -1,0 +1,80 @@
+"""Evaluation and prediction with exits, and their result files."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import EvalPrediction
+
+from early_exit import ExitPolicy
+from runner.values import Run
+from trainers.generation import GenerationSettings, GenerationTrainer
+from util.arguments import ExitArguments
+from util.data import tokenize
+from util.files import write_text
+from util.metrics import scores_of_tokens
+from util.results import SweepTable, heads_table, write_results
+from util.run_folder import finish_sweep
+
+
+def scores_against(examples: Dataset, run: Run) -> Callable[[EvalPrediction], dict[str, float]] | None:
+    """For a trainer: the task's scores of what it generates for all of the examples, against whole summaries
+    as they stand in the data, whatever the labels were cut to. None where there are no summaries."""
+    if "summary" not in examples.column_names:
+        return None
+    several = "references" in examples.column_names
+    references = examples["references"] if several else [[text] for text in examples["summary"]]
+    data = run.arguments.data
+    scores = scores_of_tokens(references, run.tokenizer, partial(data.task.scores, flags=data))
+    return lambda rows: scores(rows.predictions)
+
+
+def generation_settings(policy: ExitPolicy, exit_args: ExitArguments) -> GenerationSettings:
+    """How one policy is decoded: by this project's loop as soon as an exit flag is on."""
+    return GenerationSettings(
+        policy=policy if exit_args.decodes_with_exits else None,
+        precision=exit_args.engine_precision,
+        warm_up=exit_args.deploy_scenario,
+        synchronize=exit_args.use_synchronize,
+    )
+
+
+def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
+    """Evaluates the policies that the table lacks, and with `retime` those anew whose times were disturbed;
+    the table is rewritten after each."""
+    for policy in [policy for policy in policies if policy not in table]:
+        trainer.generation = generation_settings(policy, exit_args)
+        table.add(policy, trainer.evaluate())
+    for policy in table.disturbed() if exit_args.retime else []:
+        trainer.generation = generation_settings(policy, exit_args)
+        table.retime(policy, trainer.evaluate())
+    if trainer.is_world_process_zero():
+        finish_sweep(Path(trainer.args.output_dir))
+        print(table)
+
+
+def predict(trainer: GenerationTrainer, run: Run, source: dict) -> None:
+    """Generates for the test examples and writes generated_predictions.txt, one text a line."""
+    examples, data, tokenizer = run.texts["test"], run.arguments.data, run.tokenizer
+    trainer.compute_metrics = scores_against(examples, run)
+    tokens = tokenize(examples, tokenizer, data, data.generation_length)
+    output = trainer.predict(tokens, metric_key_prefix="predict")
+    report(trainer, "predict", output.metrics, len(tokens), source)
+    if trainer.is_world_process_zero() and trainer.args.predict_with_generate:
+        texts = tokenizer.batch_decode(output.predictions, skip_special_tokens=True)
+        lines = [" ".join(text.split()) for text in texts]
+        write_text(run.folder / "generated_predictions.txt", "\n".join(lines) + "\n")
+
+
+def report(trainer: GenerationTrainer, split: str, metrics: dict, samples: int, source: dict) -> None:
+    """Prints the metrics of a split and writes its result files."""
+    metrics[f"{split}_samples"] = samples
+    if trainer.is_world_process_zero():
+        print(f"***** {split} *****")
+        for name, value in sorted(metrics.items()):
+            if name.endswith("_heads"):
+                print(heads_table(value))
+                continue
+            print(f"  {name:<28} = {value:.4f}" if isinstance(value, float) else f"  {name:<28} = {value}")
+        write_results(Path(trainer.args.output_dir), split, metrics, source)

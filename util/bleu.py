@@ -1,0 +1,58 @@
+"""Scores of translations: BLEU and chrF of a whole test set, and of one text.
+
+References: BLEU, Papineni et al. 2002; chrF, Popović 2015; both as implemented by sacreBLEU, Post 2018.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from util.words import words
+
+# What takes a text apart where a language puts no space between its words; sacreBLEU's 13a elsewhere.
+_TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
+
+
+def translation_scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any
+) -> dict[str, float]:
+    """Corpus BLEU and chrF, in percent. references: of each text one or more, not as many everywhere."""
+    columns = list(zip_longest(*references))  # sacreBLEU wants a list of all first references, and so on
+    return {
+        "bleu": _bleu(flags.target_lang).corpus_score(texts, columns).score,
+        "chrf": CHRF().corpus_score(texts, columns).score,
+    }
+
+
+def translation_rules(flags: Any) -> dict[str, str]:
+    """What BLEU and chrF of a run are, as sacreBLEU's signatures say it, but for the number of references."""
+    metrics = {"bleu": _bleu(flags.target_lang), "chrf": CHRF()}
+    for metric in metrics.values():
+        metric.corpus_score(["a"], [["a"]])  # a metric has no signature before it was used
+    return {f"{name}_rules": str(metric.get_signature()) for name, metric in metrics.items()}
+
+
+def _bleu(language: str) -> BLEU:
+    code = language.replace("_", "-").split("-")[0].lower()
+    return BLEU(tokenize=_TOKENIZERS.get(code, "13a"))
+
+
+@lru_cache(maxsize=2**16)
+def sentence_bleu(text: str, reference: str) -> float:
+    """sacreBLEU's sentence BLEU in [0, 1]: exponential smoothing, orders that the text is too short for left
+    out. Characters of scripts without spaces are words. Of two empty texts 1."""
+    own, other = (" ".join(words(each)) for each in (text, reference))
+    if own == other:
+        return 1.0
+    return min(1.0, BLEU(effective_order=True).sentence_score(own, [other]).score / 100)
+
+
+@lru_cache(maxsize=2**16)
+def sentence_chrf(text: str, reference: str) -> float:
+    """chrF in [0, 1]: characters, up to six in a row, spaces aside. Of two empty texts 1."""
+    if text.split() == reference.split():
+        return 1.0
+    return min(1.0, CHRF().sentence_score(text, [reference]).score / 100)
