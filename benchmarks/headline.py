@@ -12,6 +12,7 @@ of the middle 80%. Every record is written once by each system. Losses are to th
 import argparse
 import statistics
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -40,12 +41,13 @@ BASES = {"times_own_int8": ("engine", "int8"), "times_generate": ("generate", "f
 
 @dataclass
 class Run:
-    """What a system has written so far. seconds, tokens: of each turn."""
+    """What a system has written so far. seconds, tokens: of each turn; counts: see `counted`."""
 
     system: System
     seconds: list[float]
     tokens: list[int]
     texts: list[list[int]]
+    counts: Counter
 
     @property
     def speeds(self) -> np.ndarray:
@@ -72,13 +74,14 @@ def certified_systems(paths: list[Path]) -> list[System]:
 def right_peers(workers: Workers, peers: list[System], records: Records) -> tuple[list[System], list[dict]]:
     """Of each peer and precision the fastest setting whose texts are those of full depth, nearly; and what
     was left out. In float32 ties and rounding may change a text in ten, in int8 three."""
-    expected = workers.timed(REFERENCE, records)[1]
+    expected = workers.timed(REFERENCE, records)[1][0]
     best: dict[tuple, tuple[float, System]] = {}
     left_out = []
     for system in peers:
         try:
             workers.timed(system, records)
-            seconds, texts = min((workers.timed(system, records) for _ in range(2)), key=lambda each: each[0])
+            calls = [workers.timed(system, records) for _ in range(2)]
+            seconds, (texts, _) = min(calls, key=lambda call: call[0])
         except RuntimeError as error:
             left_out.append({"system": str(system), "reason": str(error).splitlines()[0]})
             continue
@@ -94,13 +97,14 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
 
 def take_turns(workers: Workers, members: list[System], records: Records, total: int) -> list[Run]:
     """Every system writes all records, `records.count` a turn."""
-    runs = [Run(system, [], [], []) for system in members]
+    runs = [Run(system, [], [], [], Counter()) for system in members]
     for run in runs:
         workers.timed(run.system, records)  # packs weights and warms up
     for first in range(0, total, records.count):
         part = replace(records, first=first, count=min(records.count, total - first))
         for run in runs:
-            seconds, texts = workers.timed(run.system, part)
+            seconds, (texts, counts) = workers.timed(run.system, part)
+            run.counts += counts
             run.seconds.append(seconds)
             run.tokens.append(sum(len(text) + 1 for text in texts))
             run.texts += texts
@@ -140,6 +144,7 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> l
             "tokens_per_second": sum(run.tokens) / sum(run.seconds),
             "policy": None if run.system.policy is None else run.system.policy.to_dict(),
             "settings": dict(run.system.settings),
+            "counts": dict(run.counts),
         }
         for name, base in bases.items():
             if base is not None:

@@ -40,7 +40,7 @@ calibrate() {  # data set, consistency, deltas
   # shellcheck disable=SC2086 # a list of words
   "$PYTHON" $task --model_name_or_path "$FOLDER/$1/wide" --validation_file "$calibrate" --source_prefix "$prefix" \
     "${flags[@]}" --do_cali True --predict_with_generate --deploy_scenario True --use_early_exit True \
-    --exit_conf_type softmax --shortlist "$SHORTLIST" --engine_precision int8 --per_device_eval_batch_size 8 \
+    --exit_conf_type softmax --shortlist "$SHORTLIST" --shortlist_at_full_depth True --engine_precision int8 --per_device_eval_batch_size 8 \
     --max_calibrate_samples $samples --max_predict_samples $held_out \
     --consistency_type "$2" --calibrate_delta $3 --thresholds 1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 \
     --calibrate_grid verify=none,parallel max_draft=16 --calibrate_test chains \

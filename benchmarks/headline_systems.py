@@ -1,6 +1,7 @@
 """What `headline.py` compares: systems that write texts for the same records, and how each is run."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,7 +11,7 @@ import ctranslate2_peer
 import torch
 from transformers import AutoTokenizer
 
-from early_exit import ExitPolicy
+from early_exit import DecodedRow, ExitPolicy
 from early_exit.models.loading import load_model
 from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
@@ -77,6 +78,7 @@ def engine_systems(num_layers: int, shortlist: int) -> list[System]:
             System("engine", precision, ExitPolicy(), "full depth")
             for precision in ("float32", "int8", "int4")
         ),
+        System("engine", "int8", ExitPolicy(shortlist=shortlist, shortlist_at_full_depth=True), "full depth"),
         System("engine", "int8", ExitPolicy(static_layer=third, shortlist=shortlist), "static"),
         System("engine", "int8", ExitPolicy(static_layer=2 * third, shortlist=shortlist), "static"),
         System("engine", "int8", ExitPolicy(measure="softmax", threshold=0.9), "CALM"),
@@ -103,8 +105,9 @@ def peer_systems() -> list[System]:
     return peers
 
 
-def build(system: System, setting: tuple[Records], threads: int) -> Callable[[], list[list[int]]]:
-    """For `Workers`: a call writes the texts of some records and gives their tokens, without the end."""
+def build(system: System, setting: tuple[Records], threads: int) -> Callable[[], tuple]:
+    """For `Workers`: a call writes the texts of some records and gives their tokens, without the end, and
+    what the engine has counted meanwhile."""
     (records,) = setting
     model, sources = _inputs(records.model, records.data, records.prefix)
     sources = sources[records.first : records.first + records.count]
@@ -115,12 +118,28 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
     options = {"max_length": records.new_tokens + 1, "num_beams": 1}
     prompts = [Source.of(torch.tensor(tokens)) for tokens in sources]
 
-    def decode() -> list[list[int]]:
+    def decode() -> tuple:
         with torch.no_grad():
-            texts = decode_prompts(model, system.policy, system.precision, prompts, records.rows, options)
-        return [without_end(row.tokens) for row in texts.rows]
+            rows = decode_prompts(model, system.policy, system.precision, prompts, records.rows, options).rows
+        return [without_end(row.tokens) for row in rows], counted(rows)
 
     return decode
+
+
+def counted(rows: list[DecodedRow]) -> Counter:
+    """Of some texts: new tokens, layers that were run for them, and what `Drafting` counts."""
+    counts = Counter()
+    for row in rows:
+        counts += Counter(tokens=len(row.tokens), layers=row.layers_run)
+        if row.drafting is not None:
+            drafting = row.drafting
+            counts += Counter(
+                blocks=drafting.blocks,
+                drafted=drafting.drafted,
+                accepted=drafting.accepted,
+                reads=drafting.reads,
+            )
+    return counts
 
 
 def _translating(system: System, model, sources: list[list[int]], records: Records, threads: int) -> Callable:
@@ -128,11 +147,11 @@ def _translating(system: System, model, sources: list[list[int]], records: Recor
     named = ctranslate2_peer.named_tokens(sources)
     options = {"beam_size": system.beams, "max_decoding_length": records.new_tokens}
 
-    def call() -> list[list[int]]:
+    def call() -> tuple:
         texts = []
         for first in range(0, len(named), records.rows):
             texts += translate(named[first : first + records.rows], **options)
-        return [ctranslate2_peer.numbered_tokens(text.hypotheses[0]) for text in texts]
+        return [ctranslate2_peer.numbered_tokens(text.hypotheses[0]) for text in texts], Counter()
 
     return call
 
@@ -141,14 +160,14 @@ def _generating(system: System, model, sources: list[list[int]], records: Record
     options = {"max_new_tokens": records.new_tokens, "exit_policy": None, "num_beams": system.beams}
     options |= dict(system.options)
 
-    def call() -> list[list[int]]:
+    def call() -> tuple:
         texts = []
         for first in range(0, len(sources), records.rows):
             part = [torch.tensor(row) for row in sources[first : first + records.rows]]
             tokens = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
             output = model.generate(input_ids=tokens, attention_mask=(tokens != 0).long(), **options)
             texts += [without_end(row) for row in output[:, 1:].tolist()]
-        return texts
+        return texts, Counter()
 
     return call
 
