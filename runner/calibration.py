@@ -91,7 +91,7 @@ def _references_without_words(
         name: sum(all(map(without_words, references)) for references in each.references)
         for name, each in prompts.items()
     }
-    if plan.consistency == "risk" and any(blank.values()):
+    if (plan.consistency, plan.loss) == ("risk", "rouge") and any(blank.values()):
         counts = ", ".join(f"{count} of {name}" for name, count in blank.items())
         _print(trainer, f"  references without words, which show no loss of ROUGE: {counts}")
     return blank

@@ -14,6 +14,7 @@ from util.words import words
 
 # What takes a text apart where a language puts no space between its words; sacreBLEU's 13a elsewhere.
 _TOKENIZERS = {"zh": "zh", "ja": "char", "ko": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
+_SENTENCE_BLEU, _CHRF = BLEU(effective_order=True), CHRF()
 
 
 def translation_scores(
@@ -47,7 +48,7 @@ def sentence_bleu(text: str, reference: str) -> float:
     own, other = (" ".join(words(each)) for each in (text, reference))
     if own == other:
         return 1.0
-    return min(1.0, BLEU(effective_order=True).sentence_score(own, [other]).score / 100)
+    return min(1.0, _SENTENCE_BLEU.sentence_score(own, [other]).score / 100)
 
 
 @lru_cache(maxsize=2**16)
@@ -55,4 +56,4 @@ def sentence_chrf(text: str, reference: str) -> float:
     """chrF in [0, 1]: characters, up to six in a row, spaces aside. Of two empty texts 1."""
     if text.split() == reference.split():
         return 1.0
-    return min(1.0, CHRF().sentence_score(text, [reference]).score / 100)
+    return min(1.0, _CHRF.sentence_score(text, [reference]).score / 100)

@@ -91,9 +91,13 @@ def _distinct(examples: Dataset) -> Dataset:
     numbers: dict[str, list[int]] = {}
     for number, key in enumerate(document_hashes(examples)):
         numbers.setdefault(key, []).append(number)
-    summaries = examples["summary"]
-    references = [list(dict.fromkeys(summaries[one] for one in same)) for same in numbers.values()]
-    return examples.select([same[0] for same in numbers.values()]).add_column("references", references)
+    several = "references" in examples.column_names
+    right = examples["references"] if several else [[summary] for summary in examples["summary"]]
+    references = [
+        list(dict.fromkeys(text for one in same for text in right[one])) for same in numbers.values()
+    ]
+    first = examples.select([same[0] for same in numbers.values()])
+    return (first.remove_columns("references") if several else first).add_column("references", references)
 
 
 def _hash(document: str) -> str:

@@ -10,7 +10,6 @@ from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset,
 from transformers.utils import logging
 
 from util.arguments import DataArguments, ModelArguments
-from util.corpus import generate
 from util.errors import UsageError
 from util.text_files import SUFFIXES, read_rows, shortened
 
@@ -20,6 +19,13 @@ _HUB_IDS = {
     "cnn_dailymail": "abisee/cnn_dailymail",
     "samsum": "knkarthick/samsum",
     "xsum": "EdinburghNLP/xsum",
+    "multi_news": "alexfabbri/multi_news",
+    "big_patent": "NortheasternUniversity/big_patent",
+    "wmt15": "wmt/wmt15",
+    "iwslt2017": "IWSLT/iwslt2017",
+    "squad": "rajpurkar/squad",
+    "squad_v2": "rajpurkar/squad_v2",
+    "xquad": "google/xquad",
 }
 _KINDS = {list: "a list", dict: "a dictionary"}
 
@@ -43,7 +49,7 @@ def load_split(
     without examples, and for a value that is a list, a dictionary or bytes.
     """
     if data.dataset_name == "embedded":
-        rows = generate(split)
+        rows = data.task.embedded(split)
         source = _Source("the embedded corpus", list(rows[0]), rows)
     elif data.dataset_name is not None:
         source = _data_set(split, data, model)

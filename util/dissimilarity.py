@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import nltk
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score import rouge_scorer
 
+from util.answers import answer_f1, exact_match
+from util.bleu import sentence_bleu, sentence_chrf
 from util.words import RougeTokenizer, without_words, words
 
 _SCORER = rouge_scorer.RougeScorer(["rougeL"], tokenizer=RougeTokenizer())
@@ -31,16 +32,6 @@ def token_error(text: str, reference: str) -> float:
     own, other = words(text), words(reference)
     longest = max(len(own), len(other))
     return nltk.edit_distance(own, other) / longest if longest else 0.0
-
-
-def bleu_loss(text: str, reference: str) -> float:
-    """1 − sentence BLEU of up to four words, smoothed by a small count (Chen & Cherry 2014, method 1)."""
-    own, other = words(text), words(reference)
-    if own == other:
-        return 0.0
-    if not own or not other:
-        return 1.0
-    return 1 - sentence_bleu([other], own, smoothing_function=SmoothingFunction().method1)
 
 
 def mismatch(text: str, reference: str) -> float:
@@ -76,13 +67,19 @@ class Comparison:
 TEXTUAL: dict[str, Comparison] = {
     "rouge": Comparison(lambda early, full: 1 - rouge_l(early, full), "1 − ROUGE-L"),
     "token_error": Comparison(token_error, "edits a word"),
-    "bleu": Comparison(bleu_loss, "1 − BLEU"),
+    "bleu": Comparison(lambda early, full: 1 - sentence_bleu(early, full), "1 − BLEU"),
+    "chrf": Comparison(lambda early, full: 1 - sentence_chrf(early, full), "1 − chrF"),
+    "token_f1": Comparison(lambda early, full: 1 - token_f1(early, full), "1 − F1 of words"),
     "mismatch": Comparison(mismatch, "another text", zero_one=True),
 }
 # Risk: a text's quality, given a reference.
 QUALITY: dict[str, Comparison] = {
     "rouge": Comparison(rouge_l, "ROUGE-L"),
     "token_f1": Comparison(token_f1, "F1 of words"),
+    "bleu": Comparison(sentence_bleu, "BLEU"),
+    "chrf": Comparison(sentence_chrf, "chrF"),
+    "answer_f1": Comparison(answer_f1, "F1 of answers"),
+    "exact_match": Comparison(exact_match, "exact match", zero_one=True),
 }
 CONSISTENCY = {"textual": TEXTUAL, "risk": QUALITY}
 

@@ -20,6 +20,8 @@ _AXES = {
     "eval_block_avg": "mean decoder layers per token (block_avg)",
     "eval_ms_per_token": "ms per token, encoder included",
 }
+# Of the scores that a task has, the one that is drawn.
+_SCORES = {"eval_rougeL": "ROUGE-L", "eval_bleu": "BLEU", "eval_f1": "F1 of answers"}
 _NAMED_KINDS = 3  # with more kinds of exits the settings are not written at the points
 
 
@@ -32,26 +34,27 @@ def points_by_kind(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any
 
 
 def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figure:
-    """ROUGE-L against mean decoder layers a token, a line for static exits and one for each measure.
+    """A task's score against mean decoder layers a token, a line for static exits and one for each measure.
 
     points: of a sweep.json, `{"setting": name, "metrics": {...}}`. x: another metric to draw it against.
     """
     kinds = points_by_kind(points)
+    score = next(name for name in _SCORES if name in points[0]["metrics"])
     crowded = len(kinds) > _NAMED_KINDS
     figure = Figure(figsize=(7.6, 5.4) if crowded else (6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, members) in enumerate(kinds.items()):
         members = sorted(members, key=lambda point: point["metrics"][x])
         across = [point["metrics"][x] for point in members]
-        rouge = [point["metrics"]["eval_rougeL"] for point in members]
+        scores = [point["metrics"][score] for point in members]
         is_static = name == "static"
         label = "static exits, layer" if is_static else f"{name} exits, λ"
         marker = "o" if is_static else "svD^<>pPX*"[number % 10]
         style = {"marker": marker, "markersize": 5}
         if crowded:  # more kinds than the default colours tell apart
             style["color"] = "black" if is_static else colormaps["tab20"](number % 20)
-        axes.plot(across, rouge, label=label, **style)
-        for point, place, y in zip(members, across, rouge, strict=True):
+        axes.plot(across, scores, label=label, **style)
+        for point, place, y in zip(members, across, scores, strict=True):
             if crowded and not is_static:
                 continue
             axes.annotate(
@@ -64,7 +67,7 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
                 fontsize=7,
             )
     axes.set_xlabel(_AXES[x])
-    axes.set_ylabel("ROUGE-L")
+    axes.set_ylabel(_SCORES[score])
     axes.margins(x=0.06, y=0.14)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8 if crowded else None)

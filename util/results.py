@@ -26,16 +26,23 @@ _PACKAGES = (
     "tokenizers",
     "numpy",
     "rouge-score",
+    "sacrebleu",
     "regex",
 )
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Column of a table → metric.
-TABLE_METRICS = {
+# Column of a table → metric; scores where any point has them.
+SCORES = {
     "ROUGE-1": "eval_rouge1",
     "ROUGE-2": "eval_rouge2",
     "ROUGE-L": "eval_rougeL",
     "ROUGE-Lsum": "eval_rougeLsum",
+    "BLEU": "eval_bleu",
+    "chrF": "eval_chrf",
+    "exact match": "eval_exact_match",
+    "F1": "eval_f1",
+}
+TABLE_METRICS = {
     "block_avg": "eval_block_avg",
     "tokens/s": "eval_tokens_per_second",
     "ms/token": "eval_ms_per_token",
@@ -135,10 +142,12 @@ def _drafting_name(policy: ExitPolicy) -> str:
 
 def table_rows(points: list[dict[str, Any]]) -> list[list[str]]:
     """Header and a row a point, as text. A point is `{"setting": name, "metrics": {...}}`."""
-    columns = dict(TABLE_METRICS)
-    for name, metric in {**_SPREAD, **_SHARES}.items():
-        if any(metric in point["metrics"] for point in points):
-            columns[name] = metric
+
+    def there(metrics: dict[str, str]) -> dict[str, str]:
+        found = {metric for point in points for metric in point["metrics"]}
+        return {name: metric for name, metric in metrics.items() if metric in found}
+
+    columns = there(SCORES) | TABLE_METRICS | there(_SPREAD) | there(_SHARES)
     rows = [["setting", *columns]]
     for point in points:
         rows.append([point["setting"], *(_cell(point["metrics"], metric) for metric in columns.values())])

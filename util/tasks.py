@@ -11,6 +11,8 @@ from typing import Any
 
 from util.answers import answer_rules, answer_scores, answers
 from util.bleu import translation_rules, translation_scores
+from util.corpus import generate
+from util.corpus.tasks import questions, translations
 from util.metrics import rouge_scores
 
 
@@ -27,8 +29,8 @@ class Task:
     """What tells one task from another; flags: those of its data.
 
     name: of the task. columns: by the last part of a hub id, the columns of a known data set, sources first,
-    the target last. scores: (texts, references of each, flags) → score name → percent. score_names: its keys,
-    of which the first chooses the best model.
+    the target last. embedded: split → rows of the embedded corpus. scores: (texts, references of each, flags)
+    → score name → percent. score_names: its keys, of which the first chooses the best model.
 
     source: what is made of the sources' texts, a format string. target: (cell, flags) → the text; raises
     ValueError with what is wrong. several: whether it gives a list of all right texts, of which the first is
@@ -38,6 +40,7 @@ class Task:
 
     name: str
     columns: Mapping[str, tuple[str, ...]]
+    embedded: Callable[[str], list[dict[str, Any]]]
     scores: Callable[[Sequence[str], Sequence[Sequence[str]], Any], dict[str, float]]
     score_names: tuple[str, ...]
     source: str = "{}"
@@ -63,12 +66,14 @@ SUMMARIZATION = Task(
         "pubmed-summarization": ("article", "abstract"),
         "embedded": ("document", "summary"),
     },
+    embedded=generate,
     scores=rouge_scores,
     score_names=("rougeL", "rouge1", "rouge2", "rougeLsum"),
 )
 TRANSLATION = Task(
     name="translation",
     columns={},  # languages, which flags name
+    embedded=translations,
     scores=translation_scores,
     score_names=("bleu", "chrf"),
     nested="translation",
@@ -77,6 +82,7 @@ TRANSLATION = Task(
 QUESTION_ANSWERING = Task(
     name="question answering",
     columns=dict.fromkeys(("squad", "squad_v2", "xquad", "embedded"), ("question", "context", "answers")),
+    embedded=questions,
     scores=answer_scores,
     score_names=("f1", "exact_match"),
     source="question: {} context: {}",

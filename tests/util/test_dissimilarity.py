@@ -29,7 +29,7 @@ texts = st.lists(st.sampled_from("the a cat dog sat ran home".split()), max_size
 def test_textual_losses_lie_in_0_to_1_and_are_0_for_the_same_text(name, early, full):
     assert 0 <= loss("textual", name, early, full, "") <= 1
     assert loss("textual", name, full, full, "") == 0
-    if not set(early.split()) & set(full.split()) and (early or full):
+    if not set(early.split()) & set(full.split()) and (early or full) and name != "chrf":  # letters in common
         assert loss("textual", name, early, full, "") == 1
 
 

@@ -50,7 +50,7 @@ def test_table_is_aligned():
 def test_columns_that_few_points_have_are_shown_where_one_has_them():
     plain = {"setting": "a", "metrics": METRICS}
     kept = {"setting": "b", "metrics": {**METRICS, "eval_top_k_kept": 0.98765}}
-    assert [len(row) for row in table_rows([plain])] == [8, 8]
+    assert [len(row) for row in table_rows([plain])] == [6, 6]
     header, first, second = table_rows([plain, kept])
     assert (header[-1], first[-1], second[-1]) == ("kept", "", "0.988")
 
@@ -66,8 +66,8 @@ def test_a_sweep_remembers_its_points(tmp_path):
     points = json.loads((tmp_path / "sweep.json").read_text())["points"]
     assert [(point["setting"], point["seed"]) for point in points] == [("static 1", 1), ("static 2", 2)]
     assert (tmp_path / "sweep.csv").read_text().splitlines()[1:] == [
-        "static 1,1.00,,33.33,,2.50,,",
-        "static 2,1.00,,33.33,,2.50,,",
+        "static 1,1.00,33.33,2.50,,",
+        "static 2,1.00,33.33,2.50,,",
     ]
     assert (tmp_path / "sweep.md").read_text() == f"{again}\n"
 
