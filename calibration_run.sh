@@ -14,9 +14,9 @@ MEASURE=${MEASURE:-softmax}
 CONSISTENCY=${CONSISTENCY:-textual}   # or risk
 DELTAS=${DELTAS:-0.1}
 EPSILON=${EPSILON:-0.05}
-GRID=${GRID-verify=none,lenient,parallel,exact accept_ratio=0.9,0.3}
+GRID=${GRID-verify=none,lenient,parallel,exact accept_ratio=0.3}
 if [ -n "$GRID" ]; then
-  THRESHOLDS=${THRESHOLDS:-0.98 0.95 0.9 0.8 0.7 0.6 0.5 0.4 0.3 0.2}  # of each way
+  THRESHOLDS=${THRESHOLDS:-0.95 0.9 0.8 0.7 0.6 0.5 0.3}  # of each way
 else
   THRESHOLDS=${THRESHOLDS:-}          # empty: 1.0, 0.98, … 0.9, 0.85, … 0.05
 fi

@@ -333,12 +333,11 @@ def _drafting(exits: ExitArguments, knobs: dict) -> dict:
     verify = knobs.get("verify", exits.verify)
     if verify is None:
         return {}
-    given = {
-        "verify": verify,
-        "max_draft": knobs.get("max_draft", (exits.max_draft or [None])[0]),
-        "accept_ratio": knobs.get("accept_ratio", exits.accept_ratio),
-        "rollback_threshold": exits.rollback_threshold,
-    }
+    given = {"verify": verify, "max_draft": knobs.get("max_draft", (exits.max_draft or [None])[0])}
+    if verify == "lenient":  # what changes nothing is left out, so that no setting is tested twice
+        given["accept_ratio"] = knobs.get("accept_ratio", exits.accept_ratio)
+    if verify == "rollback":
+        given["rollback_threshold"] = exits.rollback_threshold
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -36,6 +36,12 @@ def test_knobs_of_drafts_are_combined_each_setting_once():
     assert found == [softmax(0.9, max_layer=1), softmax(0.5, max_layer=1), *lenient]
 
 
+def test_a_ratio_makes_no_second_chain_of_what_does_not_read_it():
+    plan = plan_of(["verify=none,lenient,parallel,exact,rollback", "accept_ratio=0.9,0.3"])
+    kinds = [plan.settings[chain[0]].policy for chain in plan.chains]
+    assert [each.verify for each in kinds] == [None, "lenient", "lenient", "parallel", "exact", "rollback"]
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
