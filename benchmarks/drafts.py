@@ -137,6 +137,8 @@ def compare(model, sources, systems: list[System], rouge, options) -> list[dict[
         for system in texts:
             own = System(ExitPolicy(), system.precision or "float32")
             row = describe(texts[system], texts[own], rouge, model.num_exits)
+            if system.peer is not None:
+                del row["layers"]  # of drafts too, which transformers does not tell
             paired = zip(seconds[own], seconds[system], strict=True)
             row["times_full_depth"] = statistics.median(
                 base / taken * row["tokens"] / sum(len(text.tokens) for text in texts[own])
@@ -169,11 +171,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     """For the README."""
     header = ["system", "batch", "ROUGE-L", "same texts", "layers", "accepted", "tokens/block", "tokens/s",
               "times full depth"]  # fmt: skip
+    optional = ("layers", "accept_rate", "tokens_per_block")
     cells = [
         [
             row["system"], str(row["batch"]), f"{row['rougeL']:.2f}", f"{100 * row['same_texts']:.0f}%",
-            f"{row['layers']:.2f}",
-            *(f"{row[key]:.2f}" if key in row else "" for key in ("accept_rate", "tokens_per_block")),
+            *(f"{row[key]:.2f}" if key in row else "" for key in optional),
             f"{row['tokens_per_second']:.0f}", f"{row['times_full_depth']:.2f}",
         ]
         for row in rows if "error" not in row
