@@ -5,17 +5,23 @@
     python benchmarks/drafts.py save/wide ../shared/data/e2e/validation.json --json drafts.json
 
 Full depth, exact drafts by a fixed layer and by confidence, parallel, lenient at several ratios, and exits
-with propagated states (CALM), in the precisions asked for; `generate` beside them. Encoder included. All
-take turns; a ratio is the median over turns of tokens per second to the engine's own full depth in the same
-turn, of the same precision and batch. "same texts" is the share of texts that are equal to that full depth's.
+with propagated states (CALM), in the precisions asked for. Beside them `generate`, and what transformers has
+of its own for drafts (`PEERS`), one row at a time, which is all it serves: prompt lookup, and assisted
+decoding by the model's own first decoder layer. Encoder included. Where a peer does not run, its error stands
+in its place. All take turns; a ratio is the median over turns of tokens per second to the engine's own full
+depth in the same turn, of the same precision and batch. "same texts" is the share of texts that are equal to
+that full depth's.
 """
 
 import argparse
+import copy
 import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +43,32 @@ PREFIX, LONGEST_SOURCE = "summarize: ", 128
 
 @dataclass(frozen=True)
 class System:
-    """policy: None for transformers' own `generate`."""
+    """policy: None for transformers' own `generate`; peer: its way of drafting, a name of `PEERS`."""
 
     policy: ExitPolicy | None
     precision: str | None
+    peer: str | None = None
 
     def __str__(self) -> str:
-        return "generate" if self.policy is None else f"{setting_name(self.policy)}, {self.precision}"
+        if self.policy is None:
+            return "generate" if self.peer is None else f"generate, {self.peer}"
+        return f"{setting_name(self.policy)}, {self.precision}"
+
+
+def first_layer_alone(model):
+    """A copy of a model with the first of its decoder layers, as an assistant of it."""
+    config = copy.deepcopy(model.config)
+    config.num_decoder_layers = 1
+    assistant = type(model)(config).eval()
+    assistant.load_state_dict(model.state_dict(), strict=False)  # the other layers have no place there
+    return assistant
+
+
+# Arguments of `generate`, from the model, for its own ways of drafting.
+PEERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "prompt lookup": lambda model: {"prompt_lookup_num_tokens": 6},
+    "first decoder layer as assistant": lambda model: {"assistant_model": first_layer_alone(model)},
+}
 
 
 def policies(measure: str, threshold: float, ratios: list[float], sizes: list[int]) -> list[ExitPolicy]:
@@ -65,11 +90,18 @@ def decode(
     model, sources: list[Source], system: System, batch: int, length: int
 ) -> tuple[float, list[DecodedRow]]:
     """Seconds, and the texts."""
+    options = {"max_length": length, "num_beams": 1}
+    if system.peer is not None:
+        options |= peer_options(model, system.peer)
     begin = time.perf_counter()
-    texts = decode_prompts(
-        model, system.policy, system.precision, sources, batch, {"max_length": length, "num_beams": 1}
-    )
+    texts = decode_prompts(model, system.policy, system.precision, sources, batch, options)
     return time.perf_counter() - begin, texts.rows
+
+
+@cache
+def peer_options(model, name: str) -> dict[str, Any]:
+    """Made once for a model."""
+    return PEERS[name](model)
 
 
 def describe(rows: list[DecodedRow], own: list[DecodedRow], rouge, layers: int) -> dict[str, Any]:
@@ -96,14 +128,17 @@ def compare(model, sources, systems: list[System], rouge, options) -> list[dict[
     """A row a system and batch: `seconds` [turns], and what `describe` says."""
     results = []
     for batch in options.batch:
-        texts = {system: decode(model, sources, system, batch, options.length)[1] for system in systems}
-        seconds: dict[System, list[float]] = {system: [] for system in systems}
+        texts, failed = first_texts(model, sources, systems, batch, options.length)
+        results += failed
+        seconds: dict[System, list[float]] = {system: [] for system in texts}
         for _ in range(options.turns):
-            for system in systems:
+            for system in texts:
                 seconds[system].append(decode(model, sources, system, batch, options.length)[0])
-        for system in systems:
+        for system in texts:
             own = System(ExitPolicy(), system.precision or "float32")
             row = describe(texts[system], texts[own], rouge, model.num_exits)
+            if system.peer is not None:
+                del row["layers"]  # of drafts too, which transformers does not tell
             paired = zip(seconds[own], seconds[system], strict=True)
             row["times_full_depth"] = statistics.median(
                 base / taken * row["tokens"] / sum(len(text.tokens) for text in texts[own])
@@ -115,18 +150,35 @@ def compare(model, sources, systems: list[System], rouge, options) -> list[dict[
     return results
 
 
+def first_texts(
+    model, sources, systems: list[System], batch: int, length: int
+) -> tuple[dict[System, list[DecodedRow]], list[dict[str, Any]]]:
+    """What each system writes, and of peers that do not run a row with the `error`."""
+    texts, failed = {}, []
+    for system in systems:
+        try:
+            texts[system] = decode(model, sources, system, batch, length)[1]
+        except Exception as error:  # whatever transformers raises
+            if system.peer is None:
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            failed.append({"system": str(system), "batch": batch, "error": reason})
+            print(f"  batch {batch}, {system}: {reason}", flush=True)
+    return texts, failed
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """For the README."""
     header = ["system", "batch", "ROUGE-L", "same texts", "layers", "accepted", "tokens/block", "tokens/s",
               "times full depth"]  # fmt: skip
+    optional = ("layers", "accept_rate", "tokens_per_block")
     cells = [
         [
             row["system"], str(row["batch"]), f"{row['rougeL']:.2f}", f"{100 * row['same_texts']:.0f}%",
-            f"{row['layers']:.2f}",
-            *(f"{row[key]:.2f}" if key in row else "" for key in ("accept_rate", "tokens_per_block")),
+            *(f"{row[key]:.2f}" if key in row else "" for key in optional),
             f"{row['tokens_per_second']:.0f}", f"{row['times_full_depth']:.2f}",
         ]
-        for row in rows
+        for row in rows if "error" not in row
     ]  # fmt: skip
     return markdown_table([header, *cells])
 
@@ -161,7 +213,7 @@ def main() -> None:
     sources = [Source.of(torch.tensor(tokens)) for tokens in encoded]
     score = rouge_against([each["summary"] for each in records], tokenizer)
     own = policies(options.measure, options.threshold, options.ratios, options.sizes)
-    systems = [System(None, None)]
+    systems = [System(None, None), *(System(None, None, peer) for peer in PEERS)]
     systems += [System(policy, precision) for precision in options.precisions for policy in own]
     with torch.no_grad():
         rows = compare(model, sources, systems, score, options)

@@ -9,28 +9,33 @@ loop does not name away from the encoder, `attention_mask` included. The model's
 in `**model_kwargs`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.decoding.engine import Prompt
-from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.reference import Decoded, decode_reference
-from early_exit.decoding.reference_drafts import decode_drafts_reference
+from early_exit.decoding.reference_drafts import Draw, decode_drafts_reference
 from early_exit.decoding.results import DecodedBatch, Drafting
+from early_exit.decoding.sampled_drafts import SampledDrafts, shares_of
 from early_exit.heads import head_kind
-from early_exit.lm_head.scores import Scores
 from early_exit.models.engines import ModelEngine, engine_for, precision_of
 from early_exit.models.options import why_not_served
 from early_exit.models.reference_decoder import ReferenceDecoder
+from early_exit.models.token_choice import (
+    Choice,
+    SampledChoice,
+    chosen_from,
+    greedy_choice,
+    new_seed,
+    padding_of,
+)
 from early_exit.policy import ExitPolicy
 
 
@@ -81,17 +86,21 @@ def early_exit_generate(
     max_new_tokens = generation_config.max_length - prefix_length
     policy = exit_policy or ExitPolicy()
     drafts = policy.verify not in (None, "parallel")
+    _refuse_for_drafts(policy, generation_config, streamer, rows)
     choose = greedy_choice(logits_processor, stopping_criteria, generation_config, streamer)
     if choose is None:
-        choose = Choice(input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
-    _refuse_for_drafts(policy, generation_config, streamer, rows)
+        choice, draws = Choice, {}
+        if policy.verify is not None and generation_config.do_sample:
+            choice, draws = SampledChoice, {"seed": new_seed(), "lenience": _lenience(policy)}
+        own = (input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
+        choose = choice(*own, **draws)
     engine = engine or engine_for(model, policy, precision_of(model, None))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
     prefixes = input_ids.cpu().numpy()
     prompts = [Prompt(*each) for each in zip(without_padding(source, mask), prefixes, strict=True)]
     with torch.autocast(source.device.type, enabled=False):
         decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens)
-    new = decoded.tokens.masked_fill(decoded.exit_layers == 0, _padding(generation_config))
+    new = decoded.tokens.masked_fill(decoded.exit_layers == 0, padding_of(generation_config))
     sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:
         if drafts:
@@ -105,103 +114,20 @@ def _output(sequences: Tensor, decoded: DecodedBatch) -> EarlyExitOutput:
     return EarlyExitOutput(sequences=sequences, **{name: getattr(decoded, name) for name in names})
 
 
-def greedy_choice(processors, criteria, config: GenerationConfig, streamer) -> GreedyChoice | None:
-    """The choice of tokens where it is plain greedy: nothing but end tokens and the length ends a text."""
-    if len(processors) or config.do_sample or streamer is not None:
-        return None
-    ends = [np.empty(0, dtype=np.int64)]
-    for criterion in criteria:
-        if type(criterion) is EosTokenCriteria:
-            ends.append(criterion.eos_token_id.cpu().numpy().reshape(-1))
-        elif type(criterion) is not MaxLengthCriteria:
-            return None
-    return GreedyChoice(np.unique(np.concatenate(ends)))
-
-
-class Choice:
-    """The choice of tokens as `generate` makes it, for the engine.
-
-    sequences: [rows, max_length] int64, the texts so far.
-    """
-
-    def __init__(
-        self, input_ids: Tensor, processors, criteria, config: GenerationConfig, streamer, drafts: bool
-    ):
-        """drafts: whether tokens may be chosen anew; the streamer then gets those that are `settled`."""
-        rows, prefix_length = input_ids.shape
-        self.sequences = input_ids.new_full((rows, config.max_length), _padding(config))
-        self.sequences[:, :prefix_length] = input_ids
-        self._processors, self._criteria = processors, criteria
-        self._config, self._streamer = config, streamer
-        self._drafts, self._streamed = drafts, prefix_length
-        self._processes = bool(len(processors)) or config.do_sample
-
-    def __call__(
-        self, rows: np.ndarray, lengths: np.ndarray, scores: Scores
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `early_exit.decoding.exits.Choose`."""
-        places = torch.from_numpy(rows).to(self.sequences.device)
-        if self._processes:
-            tokens = torch.empty_like(places)
-            for some, everyone in self._processed(places, lengths, scores.logits()):
-                tokens[some] = _choose(everyone, self._config)[places[some]]
-        else:
-            tokens = torch.from_numpy(scores.tokens()).to(self.sequences.device)
-        self.sequences[places, torch.from_numpy(lengths).to(self.sequences.device)] = tokens
-        if self._streamer is not None and not self._drafts:
-            self._streamer.put(self.sequences[:, int(lengths[0])].cpu())
-        ends = np.zeros(len(rows), dtype=bool)
-        for length, some in _by_length(lengths):
-            ended = self._criteria(self.sequences[:, : length + 1], None)
-            ends[some] = ended[places[some]].cpu().numpy()
-        return tokens.cpu().numpy(), ends
-
-    def processed(self, rows: np.ndarray, lengths: np.ndarray, scores: Scores) -> Tensor:
-        """The logits [n, vocabulary] that a choice is made from."""
-        logits = scores.logits()
-        if not self._processes:
-            return logits
-        result, places = (
-            torch.empty_like(logits, dtype=torch.float32),
-            torch.from_numpy(rows).to(logits.device),
-        )
-        for some, everyone in self._processed(places, lengths, logits):
-            result[some] = everyone[places[some]]
-        return result
-
-    def settled(self, row: int, length: int) -> None:
-        """What the first `length` tokens of a text are is final."""
-        if self._streamer is not None:
-            for token in self.sequences[row, self._streamed : length].cpu():
-                self._streamer.put(token[None])
-            self._streamed = length
-
-    def _processed(
-        self, places: Tensor, lengths: np.ndarray, logits: Tensor
-    ) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Processed logits of the whole batch [rows, vocabulary], once for the rows [n] of each length.
-        Processors may belong to a place in the batch, and draws to a row: they see all of it."""
-        for length, some in _by_length(lengths):
-            everyone = logits.new_zeros(len(self.sequences), logits.shape[1], dtype=torch.float32)
-            everyone[places[some]] = logits[some].float()
-            yield some, self._processors(self.sequences[:, :length], everyone)
-
-
-def _by_length(lengths: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """The different lengths, and where each is."""
-    first = int(lengths[0])
-    if (lengths == first).all():
-        return [(first, np.arange(len(lengths)))]
-    return [(int(length), (lengths == length).nonzero()[0]) for length in np.unique(lengths)]
-
-
 def _refuse_for_drafts(policy: ExitPolicy, config: GenerationConfig, streamer, rows: int) -> None:
     if policy.verify is None:
         return
-    if config.do_sample:
-        raise ValueError(f"drafts (verify={policy.verify!r}) are decoded greedily, got do_sample=True")
+    if config.do_sample and policy.verify == "rollback":
+        raise ValueError(
+            "verify='rollback' is for greedy decoding, got do_sample=True; allowed: exact, lenient, parallel"
+        )
     if streamer is not None and rows > 1:
         raise ValueError(f"drafts (verify={policy.verify!r}) stream one row, got {rows}")
+
+
+def _lenience(policy: ExitPolicy) -> float:
+    """Of drafts that are drawn, see `early_exit.decoding.sampled_drafts`."""
+    return {"exact": 1.0, "lenient": policy.accept_ratio, "parallel": 0.0}[policy.verify]
 
 
 def reference_generate(
@@ -228,13 +154,19 @@ def reference_generate(
         # a whole batch of copies, and what they say of the row's own place counts.
         return logits_processor(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))[row, None]
 
-    def next_token(row: int, tokens: Tensor, logits: Tensor) -> tuple[Tensor, bool]:
-        token = _choose(process(row, tokens, logits), generation_config)  # [1]
+    def next_token(row: int, tokens: Tensor, logits: Tensor, draw: Draw | None = None):
+        scores = process(row, tokens, logits)
+        if draw is None:
+            token = chosen_from(scores, generation_config)  # [1]
+        else:
+            token = tokens.new_tensor([draw(tokens.shape[1], shares_of(scores[0]))])
         longer = torch.cat([tokens, token[None]], dim=-1).repeat(rows, 1)
         return token, bool(stopping_criteria(longer, None)[row])
 
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
+    draws = policy.verify is not None and generation_config.do_sample
+    seed = new_seed() if draws else None
 
     def decode(row: int) -> Decoded:
         decoder = ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None])
@@ -242,11 +174,12 @@ def reference_generate(
         arguments = (decoder, input_ids[row], policy.for_row(row), partial(next_token, row), new_tokens)
         if policy.verify is None:
             return decode_reference(*arguments)
-        return decode_drafts_reference(*arguments, process=partial(process, row))
+        sampled = SampledDrafts(seed, row, _lenience(policy)) if draws else None
+        return decode_drafts_reference(*arguments, process=partial(process, row), sampled=sampled)
 
     decoded = [decode(row) for row in range(rows)]
     pad = partial(pad_sequence, batch_first=True)
-    new_tokens = pad([row.tokens for row in decoded], padding_value=_padding(generation_config))
+    new_tokens = pad([row.tokens for row in decoded], padding_value=padding_of(generation_config))
     sequences = torch.cat([input_ids, new_tokens], dim=1)
     if not generation_config.return_dict_in_generate:
         return sequences
@@ -278,14 +211,3 @@ def refuse_unserved(config: GenerationConfig, options: dict) -> None:
     reason = why_not_served(config, {**options, "past_key_values": None})  # here it is a fresh cache
     if reason is not None:
         raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")
-
-
-def _choose(scores: Tensor, config: GenerationConfig) -> Tensor:
-    """The next tokens [rows] from processed scores [rows, vocabulary]."""
-    if config.do_sample:
-        return scores.softmax(-1).multinomial(num_samples=1)[:, 0]
-    return scores.argmax(-1)
-
-
-def _padding(config: GenerationConfig) -> int:
-    return 0 if config.pad_token_id is None else config.pad_token_id

@@ -37,6 +37,7 @@ def generation_settings(policy: ExitPolicy, exit_args: ExitArguments) -> Generat
         precision=exit_args.engine_precision,
         warm_up=exit_args.deploy_scenario,
         synchronize=exit_args.use_synchronize,
+        adaptive=exit_args.adaptive,
     )
 
 

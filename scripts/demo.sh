@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The main job on the embedded corpus: trains a small T5 with a loss at every exit, at last on its own texts, and an
-# exit head on top, evaluates every static exit, softmax exits and those of the head over thresholds, and ends with a
-# calibrated threshold and its verdict. Some twenty minutes on two cores, once the requirements are installed; what
-# an earlier call has finished is reused.
+# exit head on top, evaluates every static exit, softmax exits and those of the head over thresholds, and exact drafts
+# beside them; and ends with a calibration that compares exits and drafts, and its verdict. Some twenty minutes on two
+# cores, once the requirements are installed; what an earlier call has finished is reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -26,11 +26,14 @@ export MODEL=$FOLDER/heads
 OUTPUT_DIR=$FOLDER/sweep bash scripts/static_layer.sh
 OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS bash scripts/softmax_threshold.sh
 OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS HEADS=MLP bash scripts/confidence_classifier_training_eval.sh
+OUTPUT_DIR=$FOLDER/sweep DRAFT_LAYERS=1 MAX_DRAFT="3 6" bash scripts/drafts.sh
 "$PYTHON" -m util.plots "$FOLDER/sweep/sweep.json" "$FOLDER/sweep/sweep.png"
 
 echo
 THRESHOLDS="" EVAL_BATCH_SIZE=16 SAMPLES=${SAMPLES:-300} HELD_OUT=${HELD_OUT:-300} OUTPUT_DIR=$FOLDER/calibration \
   bash calibration_run.sh --save_calibration False
+echo
+"$PYTHON" -m util.ways_in_words "$FOLDER/sweep/sweep.json"
 echo
 echo "Model, with its tokenizer:  $FOLDER/heads"
 echo "Results of every setting:   $FOLDER/sweep/sweep.json (also .csv, .md)"

@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction
 
 from early_exit import DecodedRow, ExitPolicy
+from early_exit.adaptive import AdaptiveThreshold
+from early_exit.models.adaptive_stream import decode_adaptive
 from early_exit.models.sources import Source, Watch
 from early_exit.models.stream import DecodedTexts, decode_prompts
 from trainers.stable import StableTrainer
@@ -28,14 +30,16 @@ class GenerationSettings:
     """How evaluation decodes.
 
     policy: where tokens leave, None for transformers' own decoding. precision: the engine's, see
-    `EarlyExitMixin.generate`. warm_up: decode as many examples as a batch has once before the clock starts.
-    synchronize: wait for the device before the clock is read.
+    `EarlyExitMixin.generate`. adaptive: the threshold where it is learned, in the policy's place. warm_up:
+    decode as many examples as a batch has once before the clock starts. synchronize: wait for the device
+    before the clock is read.
     """
 
     policy: ExitPolicy | None = None
     precision: str | None = None
     warm_up: bool = False
     synchronize: bool = False
+    adaptive: AdaptiveThreshold | None = None
 
 
 @dataclass
@@ -98,6 +102,8 @@ class GenerationTrainer(StableTrainer):
         labels = None if rows[0].labels is None else [row.labels for row in rows]
         metrics = _exit_statistics(rows, self.model.num_exits) | speed([share.slices for share in shares])
         metrics |= _head_statistics(head_counts)
+        if self.generation.adaptive is not None:
+            metrics["adapt_threshold"] = self._adapted.to_dict()
         if self.compute_metrics is not None and labels is not None:
             metrics |= self.compute_metrics(EvalPrediction(predictions=predictions, label_ids=labels))
         return EvalLoopOutput(
@@ -128,12 +134,13 @@ class GenerationTrainer(StableTrainer):
         return _Share(rows, watch.slices(), texts.counts)
 
     def _decode(self, sources: Sequence[Source], watch: Watch) -> DecodedTexts:
-        settings = self.generation
+        settings, rows = self.generation, self.args.eval_batch_size
         options = {name: value for name, value in self._gen_kwargs.items() if value is not None}
-        rows = self.args.eval_batch_size
-        return decode_prompts(
-            self.model, settings.policy, settings.precision, sources, rows, options, watch=watch
-        )
+        about = (self.model, settings.policy, settings.precision, sources, rows, options)
+        if settings.adaptive is None:
+            return decode_prompts(*about, watch=watch)
+        texts, self._adapted = decode_adaptive(*about, settings.adaptive, watch)
+        return texts
 
     def _prepare_model(self) -> None:
         self.model.eval()

@@ -2,7 +2,8 @@
 
 Each prompt is encoded once. Thresholds are taken from the highest on, and with a strict "confidence > λ" a
 text decoded at λ is the text at every lower threshold down to the highest confidence that did not exit: it is
-copied there. Once no δ can still be certified further down, the rest of the grid is left out.
+copied there. Once no δ can still be certified further down, the rest of the grid is left out. Exact drafts
+write the text of full depth in their precision, which is decoded once.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from trainers.generation import GenerationTrainer
 
 # Confidences are float32 and divided by the threshold's decay: closer than this to λ, a text is decoded anew.
 _ROUNDING = 1e-6
+_SAMPLED = 16  # prompts that exact drafts are decoded for, to see how many layers they read
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,17 @@ class LossTable:
         self._decoder, self._score = decoder, score
         self._everyone = range(len(decoder.indices))
         self.full = decoder.decode(self._everyone, ExitPolicy(), "float32")
+        self._full_depth = {"float32": self.full}  # by precision
         self._texts: list[Text | None] = [None] * len(decoder.indices)
         self._chain: DecodingSetting | None = None
 
     def column(self, setting: DecodingSetting) -> Column:
-        """Decodes a setting. Copies where the last one differs by a higher threshold alone."""
+        """Decodes a setting. Copies where the last one differs by a higher threshold alone; of exact
+        drafts, whose texts are known, decodes a sample."""
         if setting == DecodingSetting():
             return self._scored(self.full, len(self.full))
+        if setting.policy.verify == "exact" and (column := self._exact(setting)) is not None:
+            return column
         policy, precision = setting.policy, setting.precision
         chain = DecodingSetting(replace(policy, threshold=0.0), precision)
         if chain != self._chain:
@@ -115,12 +121,37 @@ class LossTable:
             self._texts[number] = text
         return self._scored(self._texts, len(changed))
 
+    def _exact(self, setting: DecodingSetting) -> Column | None:
+        """Losses of full depth in the setting's precision, whose texts are decoded once; layers of a sample.
+        None where texts of the sample are others, as kernels that round by the size of a block may write."""
+        known = setting.precision in self._full_depth
+        if not known:
+            texts = self._decoder.decode(self._everyone, ExitPolicy(), setting.precision)
+            self._full_depth[setting.precision] = texts
+        full, sample = self._full_depth[setting.precision], self._everyone[:_SAMPLED]
+        drafted = self._decoder.decode(sample, setting.policy, setting.precision)
+        if not _same_everywhere([text.tokens for text in drafted] == [full[i].tokens for i in sample]):
+            return None
+        layers = sum(text.layers for text in drafted) / max(1, len(drafted))
+        return self._scored(
+            [replace(text, layers=layers) for text in full], len(sample) + (0 if known else len(full))
+        )
+
     def _scored(self, texts: Sequence[Text], decoded: int) -> Column:
         rows = [
             (index, *self._score(index, text.tokens, full.tokens), text.layers)
             for index, text, full in zip(self._decoder.indices, texts, self.full, strict=True)
         ]
         return _together(rows, decoded)
+
+
+def _same_everywhere(same: bool) -> bool:
+    """Whether something holds in all processes."""
+    if not torch.distributed.is_initialized():
+        return same
+    answers = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(answers, same)
+    return all(answers)
 
 
 def _together(rows: list[tuple], decoded: int) -> Column:

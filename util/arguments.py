@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from early_exit import PRECISIONS, ExitPolicy
+from early_exit.adaptive import FREEZE_AFTER, AdaptiveThreshold
 from early_exit.confidence import known_measures
 from early_exit.head_losses import HEAD_LOSSES
 from early_exit.models.shapes import SHAPES
@@ -166,6 +167,12 @@ class ExitArguments(ObjectiveArguments):
     rollback_conf_threshold: float | None = argument(
         None, "Replace shallow tokens whose cross-entropy at full depth is above that."
     )
+    use_adapt_threshold: bool = argument(
+        False, "λ of --use_shallow_deep follows the texts, see docs/drafts.md; the one given is the first."
+    )
+    freeze_adapt_threshold: int | None = argument(
+        None, f"Prompts after which that λ stays as it is; default {FREEZE_AFTER}."
+    )
     engine_precision: str | None = argument(
         None,
         f"What decoding with exits computes in, encoder included: {', '.join(PRECISIONS)}. "
@@ -208,6 +215,13 @@ class ExitArguments(ObjectiveArguments):
     def decodes_with_exits(self) -> bool:
         """Whether evaluation runs this project's decoding rather than transformers'."""
         return self.deploy_scenario or self.use_early_exit or self.static_exit_layer is not None
+
+    @property
+    def adaptive(self) -> AdaptiveThreshold | None:
+        """The threshold that adapts, as it is at first."""
+        if not self.use_adapt_threshold:
+            return None
+        return AdaptiveThreshold(self.exit_conf_threshold[0], self.freeze_adapt_threshold or FREEZE_AFTER)
 
     @property
     def is_sweep(self) -> bool:

@@ -190,6 +190,11 @@ def check_calibration(
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
     if len(exits.shortlists) > 1:
         raise UsageError("--do_cali: several shortlists are a knob: --calibrate_grid shortlist=none,1000")
+    if exits.use_adapt_threshold:
+        raise UsageError(
+            "--do_cali: --use_adapt_threshold changes the threshold while it runs: freeze it first, in an "
+            "evaluation, and calibrate the threshold in eval_adapt_threshold with --thresholds"
+        )
     if calibration.max_calibrate_samples < 2:
         raise UsageError(
             f"--max_calibrate_samples {calibration.max_calibrate_samples} is too small; allowed: 2 and above"

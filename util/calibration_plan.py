@@ -22,6 +22,7 @@ from early_exit.calibration import (
     prompts_for_power,
     test_named,
 )
+from early_exit.calibration.lossless import with_lossless
 from early_exit.calibration.thresholds import Columns, first_exiting
 from early_exit.models.decoding_cost import bytes_per_token
 from util.arguments import ExitArguments
@@ -98,6 +99,12 @@ class CalibrationPlan:
         """For each setting, whether its texts are the full model's by construction."""
         return [setting.is_full_model(num_layers) for setting in self.settings]
 
+    def lossless(self, losses: np.ndarray, num_layers: int) -> list[int]:
+        """Columns that exit and whose texts are the full model's by construction: exact drafts in its
+        precision. losses: as in `settled`; kernels that round by the size of a block may write others."""
+        exact = [setting.precision == "float32" and setting.is_exact(num_layers) for setting in self.settings]
+        return [index for index, known in enumerate(exact) if known and not losses[:, index].any()]
+
     def settled(
         self, losses: np.ndarray, chain: Sequence[int], num_layers: int, groups: list[int] | None = None
     ) -> bool:
@@ -125,10 +132,11 @@ class CalibrationPlan:
 
     @property
     def _level(self) -> float:
-        starts = (
-            len(self.lengths) if self.test == "chains" else test_named(self.test).starts(len(self.settings))
-        )
-        return self.epsilon / starts
+        if self.test == "chains":
+            firsts = [self.settings[chain[0]] for chain in self.chains]
+            exact = sum(each.policy.verify == "exact" and each.precision == "float32" for each in firsts)
+            return self.epsilon / max(1, len(firsts) - exact)  # these are not tested
+        return self.epsilon / test_named(self.test).starts(len(self.settings))
 
     def certify(
         self,
@@ -139,13 +147,42 @@ class CalibrationPlan:
         groups: list[int] | None = None,
         costs: np.ndarray | None = None,
     ) -> Calibration:
-        """What passes for a δ. costs: [settings], in the place of the bytes below. The setting that is
-        picked is the cheapest, in bytes of weights read for a token with the layers that ran; within a
-        chain, that is the one of fewest layers.
+        """What passes for a δ; what cannot lose anything (`lossless`) passes without a test. The setting that
+        is picked is the cheapest, in bytes of weights read for a token with the layers that ran; within a
+        chain, that is the one of fewest layers. costs: [settings], in the place of these bytes.
 
         losses: as in `settled`; layers: [prompts] for each column, of what the model runs. groups: [prompts],
         whose means are promised each.
         """
+        lossless = self.lossless(losses, model.num_exits)
+        if not lossless:
+            return self._certify_tested(losses, layers, delta, model, groups, costs)
+        ends = np.cumsum(self.lengths)
+        chains = np.searchsorted(ends, np.arange(len(self.settings)), side="right")
+        skipped = {chains[index] for index in lossless}  # full depth in these stays out too
+        places = [index for index, chain in enumerate(chains) if chain not in skipped]
+        found = None
+        if places:
+            lengths = [length for chain, length in enumerate(self.lengths) if chain not in skipped]
+            rest = replace(self, settings=[self.settings[index] for index in places], lengths=lengths)
+            own = losses[:, places], [layers[index] for index in places], delta, model, groups
+            found = rest._certify_tested(*own, None if costs is None else costs[places])
+        if costs is None:
+            costs = self._bytes(layers, model).mean(axis=0)
+        thresholds = [setting.policy.threshold for setting in self.settings]
+        about = (delta, self.epsilon, self.bound, self.test)
+        return with_lossless(found, places, lossless, thresholds, costs, *about)
+
+    def _certify_tested(
+        self,
+        losses: np.ndarray,
+        layers: list[np.ndarray | None],
+        delta: float,
+        model,
+        groups: list[int] | None,
+        costs: np.ndarray | None,
+    ) -> Calibration:
+        """`certify` by losses alone."""
         deep, thresholds = self.full_depth(model.num_exits), [s.policy.threshold for s in self.settings]
         risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
         if self.promise.guarantee == "expectation":
@@ -296,12 +333,11 @@ def _drafting(exits: ExitArguments, knobs: dict) -> dict:
     verify = knobs.get("verify", exits.verify)
     if verify is None:
         return {}
-    given = {
-        "verify": verify,
-        "max_draft": knobs.get("max_draft", (exits.max_draft or [None])[0]),
-        "accept_ratio": knobs.get("accept_ratio", exits.accept_ratio),
-        "rollback_threshold": exits.rollback_threshold,
-    }
+    given = {"verify": verify, "max_draft": knobs.get("max_draft", (exits.max_draft or [None])[0])}
+    if verify == "lenient":  # what changes nothing is left out, so that no setting is tested twice
+        given["accept_ratio"] = knobs.get("accept_ratio", exits.accept_ratio)
+    if verify == "rollback":
+        given["rollback_threshold"] = exits.rollback_threshold
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -124,6 +124,11 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
     if exits.retime and not exits.is_sweep:
         raise UsageError("--retime has no effect without a sweep: several thresholds, layers, measures or K")
+    if exits.use_adapt_threshold and training.world_size > 1:
+        raise UsageError(
+            f"--use_adapt_threshold learns from one text after the other: it does not go with "
+            f"{training.world_size} processes"
+        )
     exits.policies(num_layers=None)
 
 

@@ -26,10 +26,12 @@ _NAMED_KINDS = 3  # with more kinds of exits the settings are not written at the
 
 
 def points_by_kind(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The points of static exits and of each measure; points: of a sweep.json."""
+    """The points of static exits, of each measure, and of each kind of drafts; points: of a sweep.json."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for point in points:
-        kinds.setdefault(point["setting"].split()[0], []).append(point)
+        verify = point.get("policy", {}).get("verify")
+        kind = point["setting"].split()[0] if verify is None else f"{verify} drafts"
+        kinds.setdefault(kind, []).append(point)
     return kinds
 
 
@@ -49,6 +51,7 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
         scores = [point["metrics"][score] for point in members]
         is_static = name == "static"
         label = "static exits, layer" if is_static else f"{name} exits, λ"
+        label = name if name.endswith(" drafts") else label
         marker = "o" if is_static else "svD^<>pPX*"[number % 10]
         style = {"marker": marker, "markersize": 5}
         if crowded:  # more kinds than the default colours tell apart

@@ -17,7 +17,14 @@ def translate_shallow_deep(exits) -> None:
     """Sets the project's own flags of `ExitArguments` from FREE's. Raises UsageError for contradictions."""
     names = ("shallow_exit_layer", "shallow2deep_conf_type", "shallow2deep_conf_threshold")
     given = [name for name in (*names, "rollback_conf_threshold") if getattr(exits, name) is not None]
-    given += ["copy_skipped_hidden_states"] if exits.copy_skipped_hidden_states else []
+    given += [name for name in ("copy_skipped_hidden_states", "use_adapt_threshold") if getattr(exits, name)]
+    if exits.freeze_adapt_threshold is not None:
+        if not exits.use_adapt_threshold:
+            raise UsageError("--freeze_adapt_threshold has no effect without --use_adapt_threshold True")
+        if exits.freeze_adapt_threshold < 1:
+            raise UsageError(
+                f"--freeze_adapt_threshold {exits.freeze_adapt_threshold} is too small; allowed: 1 and above"
+            )
     if not exits.use_shallow_deep:
         if (exits.intermediate_loss_fn or "").startswith("shallowdeep"):  # which trains that layer
             given = [name for name in given if name != "shallow_exit_layer"]
@@ -37,6 +44,11 @@ def translate_shallow_deep(exits) -> None:
     exits.exit_conf_threshold = [1.0 if threshold is None else threshold]
     exits.exit_min_layer = exits.exit_max_layer = exits.shallow_exit_layer
     exits.verify = _verification(exits)
+    if exits.use_adapt_threshold and exits.verify is None:
+        raise UsageError(
+            "--use_adapt_threshold and --copy_skipped_hidden_states contradict each other: full depth does "
+            "not see copied tokens"
+        )
     if exits.verify is not None:
         exits.max_draft = [UNLIMITED_DRAFTS]
 

@@ -21,6 +21,8 @@ from util.dissimilarity import CONSISTENCY
 from util.ledger import Attempt
 from util.pipeline import fingerprint_of
 
+FULL_TEXT = "the full model's text, token for token"
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -96,7 +98,8 @@ def entry(
         **{name: found[name] for name in ("certified", "threshold", "delta", "epsilon", "bound", "test")},
         "only_full_depth": calibration.only_full_depth,
         "guarantee": context.promise.guarantee,
-        "promised": context.promised,
+        "promised": FULL_TEXT if calibration.by_construction else context.promised,
+        "by_construction": calibration.by_construction,
         "setting": setting.to_dict(),
         "measure": setting.policy.measure,
         "engine_precision": setting.precision,
@@ -161,6 +164,15 @@ def _prompts(found: dict[str, Any], context: Context) -> list[str]:
     ]
 
 
+def _known(found: dict[str, Any], knobs: str) -> list[str]:
+    """Of a setting that cannot lose anything."""
+    return [
+        f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {FULL_TEXT}",
+        f"  by construction, whatever δ (here {found['delta']:g}): full depth in {found['engine_precision']} "
+        "checks every draft; no other setting that passed is faster",
+    ]
+
+
 def _certified(found: dict[str, Any], context: Context) -> list[str]:
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
     if found["test"] in knob_tests():
@@ -169,12 +181,15 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
         where = " at all layers" if found["setting"].get("shortlist_at_full_depth") else ""
         knobs += f", shortlist of {found['setting']['shortlist']} tokens{where}"
     knobs += _drafts(found["setting"])
+    known = found["by_construction"]
     lines = [
         f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {context.promised} ≤ "
         f"{found['delta']:g}{_confidence(found)}",
         f"  {_test(found, context)} · calibration mean loss {found['mean_loss']:.3f}",
     ]
-    if not math.isnan(found["upper_bound"]):
+    if known:
+        lines = _known(found, knobs)
+    elif not math.isnan(found["upper_bound"]):
         lines.append(
             f"  {_level(found)} upper bound {found['upper_bound']:.3f}, for this setting alone, as if "
             f"it had not "
@@ -191,9 +206,9 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
             f"  layers {found['block_avg']:.1f} of {context.num_layers} · {found['speedup']:.1f} times the "
             "tokens per second of full depth, measured",
         ]
+    prompts = "any prompts" if known else "prompts like these"
     lines.append(
-        f"  holds for prompts like these and this pipeline ({_pipeline(found, context)}; "
-        f"{context.fingerprint})"
+        f"  holds for {prompts} and this pipeline ({_pipeline(found, context)}; {context.fingerprint})"
     )
     return lines
 
@@ -236,7 +251,10 @@ def _drafts(setting: dict[str, Any]) -> str:
     if setting.get("verify") is None:
         return ""
     verify, ratio, number = (setting[name] for name in ("verify", "accept_ratio", "max_draft"))
-    return f", {verify} drafts{f' at {ratio:g}' if verify == 'lenient' else ''}, at most {number} a block"
+    about = {"lenient": f" at {ratio:g}", "exact": f" (to full depth in {setting['precision']})"}.get(
+        verify, ""
+    )
+    return f", {verify} drafts{about}, at most {number} a block"
 
 
 def _pipeline(found: dict[str, Any], context: Context) -> str:

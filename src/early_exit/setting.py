@@ -42,6 +42,11 @@ class DecodingSetting:
         from_all = not self.policy.shortlist_at_full_depth
         return self.precision == "float32" and from_all and not self.exits(num_layers)
 
+    def is_exact(self, num_layers: int) -> bool:
+        """Whether tokens leave early and the texts are nevertheless those of full depth in this precision, by
+        construction: exact drafts."""
+        return self.policy.verify == "exact" and self.exits(num_layers)
+
     def to_dict(self) -> dict[str, Any]:
         """The policy's dictionary with `precision` beside; JSON values."""
         return {**self.policy.to_dict(), "precision": self.precision}

@@ -163,6 +163,31 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
     assert found["exit_min_layer"] in (1, 2)
 
 
+def test_exact_drafts_are_not_decoded_and_not_tested(capsys, checkpoint, tmp_path):
+    knobs = ["--calibrate_grid", "verify=none,exact", "engine_precision=float32,int8", "max_draft=3"]
+    more = ["--max_calibrate_samples", "40", "--calibrate_delta", ".5", ".001", "--thresholds", "0.3", "0.05"]
+    assert call(*cali_flags(checkpoint, tmp_path / "c", *more, *knobs)) == 0
+    columns = json.loads((tmp_path / "c" / "loss_table.json").read_text())["columns"]
+    exact = [column for column in columns if column["setting"]["verify"] == "exact"]
+    float32, int8 = (
+        [each for each in exact if each["setting"]["precision"] == p] for p in ("float32", "int8")
+    )
+    assert [column["decoded"] for column in float32] == [16, 16]
+    assert [column["decoded"] for column in int8] == [56, 16]  # full depth in int8, once
+    assert all(column["losses"] == [0.0] * 40 for column in float32)
+    assert int8[0]["losses"] == int8[1]["losses"]
+    assert all(1 <= column["layers"][0] <= 6 for column in exact)
+    some, strict = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"]
+    # Nothing else passes at δ = 0.001.
+    assert strict["certified"]
+    assert strict["by_construction"]
+    assert strict["setting"]["verify"] == "exact"
+    assert strict["held_out"]["max"] == 0
+    printed = capsys.readouterr().out
+    assert "exact drafts (to full depth in float32), at most 3 a block: the full model's text" in printed
+    assert some["certified"]
+
+
 def test_a_later_calibration_without_a_certificate_takes_the_earlier_one_back(checkpoint, tmp_path):
     for delta, there in ((".99", True), (".001", False)):
         more = ["--calibrate_delta", delta, "--save_calibration", "True"]

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from early_exit import ExitPolicy
+from tests.tiny import MODELS
 from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_plan import calibration_plan
@@ -34,6 +36,12 @@ def test_knobs_of_drafts_are_combined_each_setting_once():
     assert found == [softmax(0.9, max_layer=1), softmax(0.5, max_layer=1), *lenient]
 
 
+def test_a_ratio_makes_no_second_chain_of_what_does_not_read_it():
+    plan = plan_of(["verify=none,lenient,parallel,exact,rollback", "accept_ratio=0.9,0.3"])
+    kinds = [plan.settings[chain[0]].policy for chain in plan.chains]
+    assert [each.verify for each in kinds] == [None, "lenient", "lenient", "parallel", "exact", "rollback"]
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -63,3 +71,35 @@ def test_more_than_sixteen_chains_are_searched_on_a_half():
         calibration = CalibrationArguments(do_cali=True, thresholds=[0.5], calibrate_grid=grid)
         plan = calibration_plan(exits, calibration, seed=1)
         assert (plan.test, len(plan.settings)) == (test, sum(plan.lengths))
+
+
+def plan_of(grid: list[str], thresholds=(0.9, 0.5)):
+    calibration = CalibrationArguments(do_cali=True, thresholds=list(thresholds), calibrate_grid=grid)
+    return calibration_plan(ExitArguments(use_early_exit=True), calibration, seed=1)
+
+
+def test_exact_drafts_share_no_chance_of_error_and_are_picked_where_they_are_cheapest():
+    with_exact, without = plan_of(["verify=none,parallel,exact"]), plan_of(["verify=none,parallel"])
+    model, prompts = MODELS["t5"], 60
+    losses = np.random.default_rng(1).binomial(1, [0.0, 0.05, 0.0, 0.5, 0.0, 0.0], (prompts, 6)) * 0.4
+    layers = [np.full(prompts, ran) for ran in (3.0, 2.0, 2.5, 1.5, 2.8, 1.8)]
+    found = with_exact.certify(losses, layers, 0.1, model)
+    alone = without.certify(losses[:, :4], layers[:4], 0.1, model)
+    assert found.p_values[:4] == alone.p_values
+    assert set(found.accepted) == {*alone.accepted, 4, 5}
+    assert (found.index, found.by_construction) == (5, True)
+    assert with_exact.rivals(found, layers, model)[-1] == 5
+    timed = np.array([np.inf, 1.0, 2.0, np.inf, np.inf, 3.0])
+    slower = with_exact.certify(losses, layers, 0.1, model, costs=timed)
+    assert (slower.index, slower.by_construction) == (1, False)
+    # Drafts that wrote other texts, or are exact to another precision than the reference's, are tested.
+    losses[:, 4:] = 0.01
+    assert with_exact.lossless(losses, 4) == []
+    assert plan_of(["verify=exact", "engine_precision=int8"]).lossless(np.zeros((9, 2)), 4) == []
+    assert plan_of(["verify=exact"], [1.0, 0.5]).lossless(np.zeros((9, 2)), 4) == [1]
+
+
+def test_exact_drafts_alone_need_no_test():
+    plan = plan_of(["verify=exact"])
+    found = plan.certify(np.zeros((5, 2)), [np.full(5, 3.0), np.full(5, 2.0)], 0.01, MODELS["t5"])
+    assert (found.index, found.by_construction, found.n) == (1, True, 0)

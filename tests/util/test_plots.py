@@ -26,6 +26,14 @@ def test_a_line_for_each_kind_of_exit_in_order_of_depth():
     assert [text.get_text() for text in axes.texts] == ["1", "2", "0.9"]
 
 
+def test_drafts_are_a_line_of_their_own():
+    drafts = {"setting": "static 1 exact ×6", "policy": {"verify": "exact"}}
+    drafts["metrics"] = {"eval_block_avg": 3.0, "eval_rougeL": 62.0}
+    lines = {line.get_label(): line.get_data() for line in plot_sweep([*POINTS, drafts]).axes[0].get_lines()}
+    assert [axis.tolist() for axis in lines["exact drafts"]] == [[3.0], [62.0]]
+    assert len(lines["static exits, layer"][0]) == 2
+
+
 @pytest.mark.parametrize(("present", "code"), [(True, 0), (False, 2)])
 def test_command_line(tmp_path, present, code):
     if present:

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from early_exit import ExitPolicy
+from early_exit.adaptive import AdaptiveThreshold
 from util.arguments import ExitArguments
 from util.errors import UsageError
 from util.shallow_deep import UNLIMITED_DRAFTS, translate_shallow_deep
@@ -47,6 +48,15 @@ def test_flags_of_free_are_exits_at_one_layer():
         ({"shallow_exit_layer": 2, "rollback_conf_threshold": -1.0}, "no cross-entropy"),
         ({"shallow_exit_layer": 2, "use_early_exit": True}, "--use_early_exit contradict"),
         ({"shallow_exit_layer": 2, "exit_min_layer": 1}, "--exit_min_layer contradict"),
+        (
+            {"shallow_exit_layer": 2, "copy_skipped_hidden_states": True, "use_adapt_threshold": True},
+            "--use_adapt_threshold and --copy_skipped_hidden_states contradict",
+        ),
+        ({"shallow_exit_layer": 2, "freeze_adapt_threshold": 5}, "without --use_adapt_threshold True"),
+        (
+            {"shallow_exit_layer": 2, "use_adapt_threshold": True, "freeze_adapt_threshold": 0},
+            "--freeze_adapt_threshold 0 is too small; allowed: 1 and above",
+        ),
     ],
 )
 def test_contradictions_are_one_line(flags, message):
@@ -54,7 +64,24 @@ def test_contradictions_are_one_line(flags, message):
         policy(**flags)
 
 
+def test_a_threshold_that_adapts_starts_from_the_one_given():
+    flags = {"shallow_exit_layer": 2, "shallow2deep_conf_threshold": 0.7}
+    for more, expected in (
+        ({}, None),
+        ({"use_adapt_threshold": True}, AdaptiveThreshold(0.7, 300)),
+        ({"use_adapt_threshold": True, "freeze_adapt_threshold": 20}, AdaptiveThreshold(0.7, 20)),
+    ):
+        exits = ExitArguments(use_shallow_deep=True, **flags, **more)
+        translate_shallow_deep(exits)
+        found = exits.adaptive
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            assert (found.threshold, found.freeze_after) == (expected.threshold, expected.freeze_after)
+
+
 def test_they_do_nothing_alone():
+    with pytest.raises(UsageError, match="--use_adapt_threshold has no effect without --use_shallow_deep"):
+        translate_shallow_deep(ExitArguments(use_adapt_threshold=True))
     with pytest.raises(UsageError, match="--shallow_exit_layer has no effect without --use_shallow_deep"):
         translate_shallow_deep(ExitArguments(shallow_exit_layer=2))
     translate_shallow_deep(ExitArguments())

@@ -8,6 +8,7 @@ import pytest
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.bounds import BOUNDS, Bound
 from early_exit.calibration import TESTS, calibrate
+from early_exit.calibration.lossless import with_lossless
 from util.dissimilarity import CONSISTENCY, TEXTUAL, Comparison
 from util.verdict import Context, HeldOut, entry, verdict
 
@@ -60,3 +61,16 @@ def test_a_bound_and_a_loss_registered_elsewhere_have_theirs(monkeypatch, certif
 def test_what_is_not_plain_greedy_decoding_is_said():
     found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05, "wsr", "fixed_sequence")
     assert "min_length 4" in words(found, found.index)
+
+
+def test_drafts_that_cannot_lose_anything_are_not_said_to_be_within_a_delta():
+    found = with_lossless(None, [], [0], [0.5], [1.0], 0.1, 0.05, "wsr", "chains")
+    setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=0.5, verify="exact"))
+    result = entry(found, setting, HeldOut([0.0, 0.0], 2.0, 1.5), None, context())
+    json.dumps(result)
+    text = verdict(result, context())
+    assert "exact drafts (to full depth in float32)" in text
+    assert "the full model's text, token for token" in text.splitlines()[0]
+    assert "any prompts" in text
+    assert "≤ 0.1" not in text
+    assert result["promised"] == "the full model's text, token for token"

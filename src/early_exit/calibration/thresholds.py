@@ -24,7 +24,8 @@ class Calibration:
     setting alone, as if no other had been looked at. n: prompts that the test read. level: what the p-value
     of a setting is compared with when it is the first. steps: settings in the sequence; step: the place of
     the picked one there, from 1. smallest_delta: where none is certified, the smallest δ for which
-    some setting that exits passes this test, to 1e-6; None for 1 or where none exits.
+    some setting that exits passes this test, to 1e-6; None for 1 or where none exits. by_construction: the
+    picked setting cannot lose anything, and needed no test; see `with_lossless`.
     """
 
     certified: bool
@@ -45,6 +46,7 @@ class Calibration:
     step: int | None = None
     steps: int = 0
     smallest_delta: float | None = None
+    by_construction: bool = False
 
 
 def calibrate(

@@ -74,7 +74,8 @@ class Drafts:
         drafted, through = self._run(_Front(items, states, np.ones(len(items), dtype=bool), asks), slots, 0)
         ended = []
         if drafted is not None:
-            last = self._exits.advance(drafted, choose)  # whose draft ends the text
+            # Whose draft ends the text.
+            last = self._exits.advance(drafted, getattr(choose, "draft", choose))
             for slot in drafted.slots.tolist():
                 rows.results[slot].drafting.drafted += 1
             ended.append(self._catch_up(last, choose) if len(last) else last)
@@ -220,6 +221,8 @@ class Drafts:
     def _stays(
         self, token: int, prompt: np.ndarray, length: np.ndarray, scores: Scores, choose: Choose
     ) -> bool:
+        if (stays := getattr(choose, "stays", None)) is not None:  # tokens are drawn
+            return stays(int(prompt[0]), int(length[0]), token, scores)
         if self._policy.verify == "exact":
             return bool(choose(prompt, length, scores)[0][0] == token)
         shares = processed(choose, prompt, length, scores)[0].softmax(-1)

@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.decoding.reference import Decoded, DecoderSteps, ExitLogits, NextToken
+from early_exit.decoding.reference import Decoded, DecoderSteps, ExitLogits
+from early_exit.decoding.sampled_drafts import SampledDrafts, shares_of
 from early_exit.policy import ExitPolicy
 
 # Gets all tokens so far [1, n] and logits [1, vocabulary]; gives those that a choice is made from.
 Process = Callable[[Tensor, Tensor], Tensor]
+# Draws a token at a length, by the shares [vocabulary].
+Draw = Callable[[int, Tensor], int]
+# `early_exit.decoding.reference.NextToken` with what draws the token, None for the likeliest.
+NextToken = Callable[[Tensor, Tensor, Draw | None], tuple[Tensor, bool]]
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,14 @@ def decode_drafts_reference(
     next_token: NextToken,
     max_new_tokens: int,
     process: Process = lambda tokens, logits: logits,
+    sampled: SampledDrafts | None = None,
 ) -> Decoded:
     """Decodes one sequence by a policy with `verify`. Arguments as of `decode_reference`; not for exit heads
-    that attend, which see drafts with the states that these left with."""
+    that attend, which see drafts with the states that these left with.
+
+    sampled: where tokens are drawn. `next_token` then gets as a third argument what draws one, see
+    `early_exit.decoding.sampled_drafts`."""
+    draft, final = (None, None) if sampled is None else (sampled.draft, sampled.final)
     for token in prefix[:-1]:
         _through(decoder, token[None], policy, None, max_new_tokens)
     tokens, layers, confidences = prefix, [], []
@@ -49,7 +59,7 @@ def decode_drafts_reference(
         in_flight = _Draft(logits, decoder.fork())
         if layer < decoder.num_layers:
             drafts.append(in_flight)
-            token, ends = next_token(tokens[None], ExitLogits(decoder, policy)(layer, hidden))
+            token, ends = next_token(tokens[None], ExitLogits(decoder, policy)(layer, hidden), draft)
             tokens = torch.cat([tokens, token])
             layers.append(layer)
             confidences.append(confidence)
@@ -61,7 +71,7 @@ def decode_drafts_reference(
         first = len(tokens) - len(drafts)  # the place of the first draft's token
         kept = 0
         while kept < len(drafts) and _stays(
-            policy, tokens[: first + kept + 1], drafts[kept].logits, next_token, process
+            policy, tokens[: first + kept + 1], drafts[kept].logits, next_token, process, sampled
         ):
             kept += 1
         drafts = []
@@ -71,7 +81,7 @@ def decode_drafts_reference(
         dropped = len(tokens) - first - kept
         tokens = tokens[: first + kept]
         layers, confidences = layers[: len(layers) - dropped], confidences[: len(confidences) - dropped]
-        token, ends = next_token(tokens[None], checked[kept].logits)
+        token, ends = next_token(tokens[None], checked[kept].logits, final)
         tokens = torch.cat([tokens, token])
         layers.append(decoder.num_layers)
         confidences.append(float("nan"))
@@ -125,14 +135,21 @@ def _view(
 
 
 def _stays(
-    policy: ExitPolicy, tokens: Tensor, logits: Tensor, next_token: NextToken, process: Process
+    policy: ExitPolicy,
+    tokens: Tensor,
+    logits: Tensor,
+    next_token: NextToken,
+    process: Process,
+    sampled: SampledDrafts | None,
 ) -> bool:
     """Whether the last of some tokens stays, by full depth's logits in its place."""
     before, token = tokens[None, :-1], tokens[-1]
     if policy.verify == "parallel":
         return True
+    if sampled is not None:
+        return sampled.stays(len(tokens) - 1, int(token), shares_of(process(before, logits)[0]))
     if policy.verify == "exact":
-        return bool(next_token(before, logits)[0] == token)
+        return bool(next_token(before, logits, None)[0] == token)
     shares = process(before, logits)[0].softmax(-1)
     if policy.verify == "rollback":
         return bool(shares[token] >= policy.rollback_threshold)
