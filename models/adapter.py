@@ -24,6 +24,7 @@ def decoder_tensors(model) -> DecoderTensors:
         **_stack(model.decoder, model.config),
         head=head,
         head_scale=model.head_input(one).item(),
+        exit_adapters=None if model.exit_adapters is None else model.exit_adapters.matrices(),
     )
 
 

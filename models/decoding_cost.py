@@ -19,6 +19,7 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
     # Exits tried, and then the token chosen; one that leaves was tried where its token is chosen.
     looks = np.maximum(1, layers - max(policy.min_layer, 1) + 1)
     cost = layers * _layer_weights(model) * size + _lm_head_bytes(model, setting, looks, layers)
+    cost = cost + _adapter_bytes(model, setting, looks, layers)
     if measure is not None and measure.needs_exit_head:
         head = model.exit_heads[policy.measure].heads[0]
         cost = cost + looks * size * sum(parameter.numel() for parameter in head.parameters())
@@ -36,6 +37,23 @@ def _layer_weights(model) -> int:
     )
 
 
+def _adapter_bytes(
+    model, setting: DecodingSetting, looks: np.ndarray, layers: np.ndarray
+) -> np.ndarray | float:
+    """Of exit adapters: one wherever an exit below full depth reads the LM head."""
+    if model.exit_adapters is None:
+        return 0.0
+    measure = setting.policy.measure
+    asks = measure is not None and get_measure(measure).reads_lm_head
+    size = model.config.d_model**2 * PRECISIONS[setting.precision].head_bytes
+    return ((looks if asks else 1) - _deep(model, layers)) * size
+
+
+def _deep(model, layers: np.ndarray) -> np.ndarray:
+    """The largest share of tokens that may go to full depth, the others leaving after one layer."""
+    return (layers - 1) / max(1, len(model.decoder.block) - 1)
+
+
 def _lm_head_bytes(
     model, setting: DecodingSetting, looks: np.ndarray, layers: np.ndarray
 ) -> np.ndarray | float:
@@ -46,11 +64,9 @@ def _lm_head_bytes(
     if policy.shortlist is not None:
         asks = policy.measure is not None and get_measure(policy.measure).reads_lm_head
         listed = policy.shortlist * d_model * size
-        # Of tokens that go to full depth there are no more than so many, the others leaving after one layer.
-        deep = (layers - 1) / max(1, len(model.decoder.block) - 1)
         if policy.shortlist_at_full_depth:
             whole = listed
-        return (looks if asks else 1) * listed + deep * whole
+        return (looks if asks else 1) * listed + _deep(model, layers) * whole
     if policy.measure is None or not get_measure(policy.measure).reads_lm_head:
         return screened if policy.screen else whole
     if policy.top_k is not None and size > 1:  # int8 computes all logits and takes K of them

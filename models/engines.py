@@ -42,7 +42,7 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     numbers of each: writing a few others through `.data` is not noticed, call `forget_engines` then.
     Safe to call from several threads.
 
-    Raises ValueError for an exit head that the model lacks, or has from another model, and for modules that
+    Raises ValueError for an exit head that the model lacks, exit heads and adapters of another model, and for modules that
     do not compute what their weights say.
     """
     modules = list(model.named_modules())
@@ -50,6 +50,7 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     held = _of_model(model)
     with held.lock:
         held.renew(modules)
+        held.part("adapters' check", model.check_exit_adapters)
         kernels = held.part(("kernels", precision), lambda: kernels_for(decoder_tensors(model), precision))
         encoder = held.part(("encoder", precision), lambda: engine_encoder(model, precision))
         heads = {}

@@ -133,18 +133,19 @@ def _packed_layer(head: ExitHead, prior: Tensor, precision: str) -> LayerHead:
 
 
 @torch.no_grad()
-def fingerprint(model, through: torch.dtype = torch.float32) -> str:
+def fingerprint(model, through: torch.dtype = torch.float32, adapters: bool = True) -> str:
     """Tells the weights that exit heads were trained on from others: of some numbers of each parameter, in
     bfloat16, so that a model in float32 and in bfloat16 has one fingerprint. through: rounds to this type
-    before, as a model in float16 has been."""
+    before, as a model in float16 has been. adapters: whether exit adapters count, which heads depend on."""
     digest = hashlib.sha256()
+    others = ("exit_heads.", "exit_transformation.", *([] if adapters else ["exit_adapters."]))
     for name, parameter in model.named_parameters():
-        if not name.startswith(("exit_heads.", "exit_transformation.")):
+        if not name.startswith(others):
             sample = parameter.flatten()[:64].to("cpu", through).to(torch.bfloat16)
             digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def backbone_fingerprints(model) -> list[str]:
+def backbone_fingerprints(model, adapters: bool = True) -> list[str]:
     """The fingerprints that a model's weights may have later, in other types: two roundings are not one."""
-    return [fingerprint(model), fingerprint(model, torch.float16)]
+    return [fingerprint(model, through, adapters) for through in (torch.float32, torch.float16)]

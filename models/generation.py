@@ -146,6 +146,7 @@ def reference_generate(
     _refuse_for_drafts(policy, generation_config, None, rows)
     policy.check_rows(rows)
     policy.check_vocabulary(model.config.vocab_size)
+    model.check_exit_adapters()
     if policy.measure is not None and head_kind(policy.measure) is not None:
         model.check_exit_heads(policy.measure)
 

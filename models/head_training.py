@@ -32,16 +32,23 @@ class Agreement:
 
 
 @torch.no_grad()
-def agreement_with_full_depth(model, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Agreement:
-    """Runs a model of `models.t5` over its reference texts: labels [rows, length], −100 where padded."""
+def frozen_pass(model, input_ids: Tensor, attention_mask: Tensor, labels: Tensor):
+    """Runs a model of `models.t5` over its reference texts: labels [rows, length], −100 where padded. Returns
+    the decoder's outputs with all hidden states."""
     source = model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-    outputs = model.decoder(
+    return model.decoder(
         input_ids=model._shift_right(labels),
         encoder_hidden_states=source,
         encoder_attention_mask=attention_mask,
         use_cache=False,
         output_hidden_states=True,
     )
+
+
+@torch.no_grad()
+def agreement_with_full_depth(model, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Agreement:
+    """Runs a model as `frozen_pass` does; its exits read what adapters give, where it has them."""
+    outputs = frozen_pass(model, input_ids, attention_mask, labels)
     states = list(outputs.hidden_states[1:-1])  # without the embeddings and the last, which is normed
     tokens = [_likeliest(model.lm_head.weight, inputs) for inputs in model.head_inputs(outputs)]
     return Agreement(states, torch.stack([own == tokens[-1] for own in tokens[:-1]]), labels != -100)

@@ -73,7 +73,7 @@ def _read_ones(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
     """The modules that decoding reads; not those inside of an adapted layer, which count as one."""
     inside: list[str] = []
     for name, module in modules:
-        if name.startswith(("exit_heads", "exit_transformation", *inside)):
+        if name.startswith(("exit_heads", "exit_adapters", "exit_transformation", *inside)):
             continue
         if _is_adapted(module) or _is_saved_copy(module):
             inside.append(name + ".")

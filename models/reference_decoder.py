@@ -71,6 +71,9 @@ class ReferenceDecoder:
     def logits(self, hidden: Tensor) -> Tensor:
         return self._model.exit_logits(hidden)
 
+    def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
+        return self._model.exit_logits(self._model.adapted(layer, hidden))
+
     def shortlist(self, size: int) -> Tensor:
         return shortlist_of(self._model, size)
 

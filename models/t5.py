@@ -2,8 +2,8 @@
 
 Subclasses of transformers' own models: an exit adds no weights, it reads a decoder layer's hidden
 state through the final layer norm and the LM head that the model has anyway. So a checkpoint saved
-from here is a plain T5 checkpoint. Exit heads and a ranking of tokens, where there are any, are further
-tensors in it, which T5's own class leaves alone.
+from here is a plain T5 checkpoint. Exit heads, exit adapters and a ranking of tokens, where there are any,
+are further tensors in it, which T5's own class leaves alone.
 
 References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 """
@@ -28,6 +28,7 @@ from early_exit.models.auditing import Audit
 from early_exit.models.calibrated import CALIBRATED, calibrated_policy
 from early_exit.models.effective_generation import merged_config
 from early_exit.models.engines import engine_for, precision_of
+from early_exit.models.exit_adapters import ExitAdapters, adapter_training_loss, new_exit_adapters
 from early_exit.models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
 from early_exit.models.generation import early_exit_generate
 from early_exit.models.head_training import head_training_loss
@@ -42,12 +43,16 @@ class EarlyExitMixin:
     """What an exit after every decoder layer adds to a T5-family model. Layers count from 1 to L.
 
     exit_heads: the trained confidence classifiers, by name; `config.exit_heads` says of each how it was made.
+    exit_adapters: what the exits' states go through, where they were not trained with the model, or None.
     """
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
         names = getattr(config, "exit_heads", None) or {}
         self.exit_heads = nn.ModuleDict({name: new_exit_heads(config, name) for name in names})
+        self.exit_adapters: ExitAdapters | None = None
+        if getattr(config, "exit_adapters", None):
+            self.exit_adapters = new_exit_adapters(config)
         ranked = getattr(config, "token_ranking", None)
         self.register_buffer("token_ranking", None if ranked is None else torch.arange(ranked))
         self.exit_transformation: nn.Linear | None = None
@@ -94,6 +99,34 @@ class EarlyExitMixin:
         if fingerprint(self) not in ([backbone] if isinstance(backbone, str) else backbone):
             raise ValueError(f"exit head {name!r} was trained on a model with other weights: train it again")
 
+    def add_exit_adapters(self, rank: int | None = None) -> ExitAdapters:
+        """New adapters, which change nothing before they are trained, in the place of any that were there.
+
+        rank: of each exit's map, 1 to d_model; None for a full one. Raises ValueError for another rank.
+        """
+        self.config.exit_adapters = {"rank": rank, "backbone": backbone_fingerprints(self, adapters=False)}
+        self.exit_adapters = new_exit_adapters(self.config).to(self.device)
+        return self.exit_adapters
+
+    def drop_exit_adapters(self) -> None:
+        """Leaves the exits as they were without."""
+        self.exit_adapters = None
+        if hasattr(self.config, "exit_adapters"):
+            del self.config.exit_adapters
+
+    def check_exit_adapters(self) -> None:
+        """Raises ValueError for adapters that were trained on another model."""
+        if self.exit_adapters is None:
+            return
+        if fingerprint(self, adapters=False) not in self.config.exit_adapters["backbone"]:
+            raise ValueError("the exit adapters were trained on a model with other weights: train them again")
+
+    def adapted(self, layer: int, hidden: Tensor) -> Tensor:
+        """What the exit after `layer` (from 1) reads instead of its raw output [..., d_model]."""
+        if self.exit_adapters is None or layer >= self.num_exits:
+            return hidden
+        return self.exit_adapters(layer, hidden)
+
     @property
     def num_exits(self) -> int:
         """L, the number of decoder layers."""
@@ -117,7 +150,8 @@ class EarlyExitMixin:
         return getattr(self.config, "scale_decoder_outputs", False)
 
     def exit_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model]."""
+        """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model], or what
+        `adapted` makes of it."""
         return self.lm_head(self.head_input(self.decoder.final_layer_norm(hidden)))
 
     def forward(
@@ -125,11 +159,12 @@ class EarlyExitMixin:
         *args,
         exit_loss: JointTraining | Objective | str | None = None,
         exit_head_loss: tuple[str, Sequence[str]] | None = None,
+        exit_adapter_loss: bool = False,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs,
     ):
         """transformers' forward, or with `exit_loss` the joint training loss over all exits, or with
-        `exit_head_loss` that of exit heads.
+        `exit_head_loss` that of exit heads, or with `exit_adapter_loss` that of exit adapters.
 
         exit_head_loss: a name of `early_exit.head_losses.HEAD_LOSSES` and the names of the heads, see
         `models.head_training`.
@@ -138,25 +173,32 @@ class EarlyExitMixin:
         then a sum over tokens divided by `num_items_in_batch` (by the number of unmasked labels if None),
         which makes it right under gradient accumulation; no logits are returned.
         """
-        if exit_head_loss is None and exit_loss is None:
+        if exit_head_loss is None and exit_loss is None and not exit_adapter_loss:
             return super().forward(*args, **kwargs)
         inputs = inspect.signature(super().forward).bind_partial(*args, **kwargs).arguments
         inputs = {**inputs.pop("kwargs", {}), **inputs}
         if inputs.get("labels") is None:
-            raise ValueError("exit_loss and exit_head_loss need labels")
+            raise ValueError("exit_loss, exit_head_loss and exit_adapter_loss need labels")
         _refuse(inputs, "past_key_values")
-        if exit_head_loss is not None:
+        if exit_head_loss is not None or exit_adapter_loss:
             _refuse(inputs, "decoder_inputs_embeds", "decoder_attention_mask", "inputs_embeds")
-            loss, names = exit_head_loss
             read = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "labels")}
+            if exit_adapter_loss:
+                return adapter_training_loss(self, read, num_items_in_batch)
+            loss, names = exit_head_loss
             return head_training_loss(self, names, loss, read, num_items_in_batch)
+        if self.exit_adapters is not None:
+            raise ValueError("the losses at the exits train a model without exit adapters: drop these")
         return joint_training_loss(self, JointTraining.of(exit_loss), inputs, num_items_in_batch)
 
     def head_inputs(self, outputs) -> list[Tensor]:
         """What the LM head reads at every exit, L tensors [batch, length, d_model], of a decoder's outputs
         with all hidden states."""
         # hidden_states: the embeddings, then every layer; only the last is normed already.
-        inner = [self.exit_input(hidden) for hidden in outputs.hidden_states[1:-1]]
+        inner = [
+            self.exit_input(self.adapted(layer, hidden))
+            for layer, hidden in enumerate(outputs.hidden_states[1:-1], start=1)
+        ]
         return [*inner, self.head_input(outputs.last_hidden_state)]
 
     def exit_input(self, hidden: Tensor) -> Tensor:

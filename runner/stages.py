@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.utils import logging
 
+from runner.adapters import prepare_adapters
 from runner.calibration import calibrate_exits, save_with_checkpoint
 from runner.evaluation import generation_settings, predict, report, sweep
 from runner.folder import ledger_of, prepare_folder
@@ -42,9 +43,10 @@ def run(arguments: Arguments) -> None:
 def _settled(arguments: Arguments, model, tokenizer) -> dict:
     """Makes the model ready for what the flags ask of it. Returns its effective generation config."""
     model_args, data, exits, calibration, training = arguments
-    may_grow = training.do_train and not exits.train_meta_cm_head
+    may_grow = training.do_train and not exits.keeps_model
     fit_embeddings(model, tokenizer, may_grow)
     exits.policies(model.num_exits, model.config.vocab_size)
+    prepare_adapters(model, exits, training)
     check_exit_heads(model, exits, calibration)
     check_shortlists(model, exits, calibration)
     generation = settle_generation(model, data, training)

@@ -12,6 +12,7 @@ from early_exit.models.lora import merge_lora
 from early_exit.models.perturbed_decoder import Perturbation
 from runner.evaluation import report, scores_against
 from runner.values import Run
+from trainers.exit_adapters import AdapterTrainer
 from trainers.generation import GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
@@ -59,6 +60,8 @@ def _kind(exits: ExitArguments) -> partial:
     """The class of the trainer, with what it trains."""
     if exits.train_meta_cm_head:
         return partial(HeadTrainer, heads=exits.measures, head_loss=exits.exit_head_loss)
+    if exits.train_exit_adapters:
+        return partial(AdapterTrainer)
     return partial(
         JointTrainer,
         objective=exits.objective,
@@ -75,6 +78,8 @@ def checked_resumption(run: Run) -> Path | bool | None:
     if isinstance(resume, Path):
         heads, rate = exits.train_meta_cm_head, training.learning_rate
         trained = run.model.exit_heads if heads else run.model
+        if exits.train_exit_adapters:
+            trained = run.model.exit_adapters
         rates = {head_rate(name, rate) for name in exits.measures} if heads else {rate}
         weights = sum(parameter.requires_grad for parameter in trained.parameters())
         check_checkpoint(resume, run.model, weights, rates, training)

@@ -6,13 +6,11 @@ References: CALM, Schuster et al. 2022, section 3.5; logit adjustment, Menon et 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from early_exit import head_quality
 from early_exit.models.head_training import agreement_with_full_depth, head_log_odds
-from trainers.generation import GenerationTrainer
+from trainers.frozen import FrozenTrainer
 from trainers.loss_means import LossMeans
 
 # Of the learning rate: the simpler a head, the larger its steps may be. Found on E2E, see decisions.md.
@@ -24,7 +22,7 @@ def head_rate(name: str, learning_rate: float) -> float:
     return learning_rate * _RATE_FACTORS.get(name, 1.0)
 
 
-class HeadTrainer(GenerationTrainer):
+class HeadTrainer(FrozenTrainer):
     """Trains exit heads of a model of `models.t5`, the rest of which is frozen and runs once a batch for all.
 
     heads: their names; head_loss: a name of `early_exit.head_losses.HEAD_LOSSES`. Each head's own loss is
@@ -36,19 +34,13 @@ class HeadTrainer(GenerationTrainer):
         super().__init__(*args, **kwargs)
         self._heads, self._head_loss = list(heads), head_loss
         self._head_losses = LossMeans()
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(False)
         for name in self._heads:
             self.model.exit_heads[name].requires_grad_(True)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The heads' losses: sums over tokens divided by the tokens of the whole step, on all devices."""
-        model.eval()  # the Trainer turns dropout on before every step
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "labels")}
-        inputs["exit_head_loss"] = (self._head_loss, self._heads)
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        asked = {"exit_head_loss": (self._head_loss, self._heads)}
+        loss, outputs = self.frozen_loss(model, inputs, asked, num_items_in_batch)
         if torch.is_grad_enabled():
             for name, head_loss in zip(
                 self._heads, outputs.head_losses.view(-1, len(self._heads)).mean(0), strict=True
@@ -84,22 +76,15 @@ class HeadTrainer(GenerationTrainer):
     def _quality(self, dataset) -> dict[str, dict[str, Any]]:
         """head → layer → quality of the probability of agreement that it was trained to give, over the tokens
         of the reference texts."""
-        self._prepare_model()
-        indices = range(self.args.process_index, len(dataset), self.args.world_size)
-        batches = DataLoader(
-            Subset(dataset, indices), batch_size=self.args.eval_batch_size, collate_fn=self.data_collator
-        )
         agrees, confidences = [], {name: [] for name in self._heads}
-        for batch in batches:
-            batch = self._prepare_inputs(batch)
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+        for inputs in self.own_share(dataset):
             seen = agreement_with_full_depth(self.model, **inputs)
             agrees.append(seen.agrees[:, seen.kept].cpu().numpy())
             for name in self._heads:
                 log_odds = head_log_odds(self.model, name, seen.states)[:, seen.kept]
                 confidences[name].append(log_odds.sigmoid().cpu().numpy())
-        agrees = self._from_all_processes(agrees)
-        confidences = {name: self._from_all_processes(parts) for name, parts in confidences.items()}
+        agrees = self.from_all_processes(agrees)
+        confidences = {name: self.from_all_processes(parts) for name, parts in confidences.items()}
         return {
             name: {
                 layer: head_quality.quality(of_layer, agree)
@@ -107,11 +92,3 @@ class HeadTrainer(GenerationTrainer):
             }
             for name, confidence in confidences.items()
         }
-
-    def _from_all_processes(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Arrays [L − 1, tokens] of all batches, and of all processes, in one."""
-        if self.args.world_size > 1:
-            shares = [None] * self.args.world_size
-            torch.distributed.all_gather_object(shares, parts)
-            parts = [part for share in shares for part in share]
-        return np.concatenate(parts, axis=1)

@@ -206,6 +206,11 @@ class ExitArguments(ObjectiveArguments):
         self.exit_conf_threshold = [float(threshold) for threshold in thresholds]
 
     @property
+    def keeps_model(self) -> bool:
+        """Whether training leaves the model's own weights as they are."""
+        return self.train_meta_cm_head or self.train_exit_adapters
+
+    @property
     def measures(self) -> list[str]:
         """The names given as --exit_conf_type, each once; softmax if none is."""
         names = (self.exit_conf_type or "softmax").split(",")

@@ -45,7 +45,7 @@ def check_arguments(
     _check_exits(data, exits, training)
     check_objectives(exits, model, training)
     check_calibration(calibration, exits, model, training)
-    check_training(training, calibration.do_cali, exits.train_meta_cm_head, exits.decodes_with_exits)
+    check_training(training, calibration.do_cali, exits.keeps_model, exits.decodes_with_exits)
 
 
 def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, training) -> None:

@@ -13,6 +13,28 @@ def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> N
     _check_curriculum(exits, training)
     _check_lora(exits, model, training)
     _check_own_text(exits, model, training)
+    _check_adapters(exits, model, training)
+
+
+def _check_adapters(exits: ExitArguments, model: ModelArguments, training) -> None:
+    rank = exits.exit_adapter_rank
+    if not exits.train_exit_adapters:
+        if rank is not None:
+            raise UsageError("--exit_adapter_rank has no effect without --train_exit_adapters True")
+        return
+    if not training.do_train:
+        raise UsageError("--train_exit_adapters needs --do_train")
+    if model.model_shape is not None:
+        raise UsageError("--train_exit_adapters adapts a trained model's exits: give --model_name_or_path")
+    if rank is not None and rank < 1:
+        raise UsageError(f"--exit_adapter_rank {rank} is too small; allowed: 1 and above")
+    others = "train_meta_cm_head output_hidden_states_decoder intermediate_loss_fn do_layer_transformation"
+    for flag in f"{others} exit_propagation layer_dropout use_lora exit_loss_curriculum".split():
+        if getattr(exits, flag) not in (None, False, 0.0, "none"):
+            raise UsageError(
+                f"--train_exit_adapters and --{flag} contradict each other: adapters learn full depth's "
+                "predictions, and the model stays as it is"
+            )
 
 
 def _check_lora(exits: ExitArguments, model: ModelArguments, training) -> None:
@@ -22,7 +44,7 @@ def _check_lora(exits: ExitArguments, model: ModelArguments, training) -> None:
         if given:
             raise UsageError(f"--{given[0]} has no effect without --use_lora True")
         return
-    if not training.do_train or exits.train_meta_cm_head:
+    if not training.do_train or exits.keeps_model:
         raise UsageError("--use_lora needs --do_train, and trains the model rather than exit heads")
     if model.model_shape is not None:
         raise UsageError("--use_lora adapts a trained model: give --model_name_or_path")
@@ -95,10 +117,10 @@ def _check_own_text(exits: ExitArguments, model: ModelArguments, training) -> No
         raise UsageError(
             "--train_on_own_text needs a trained model to write the texts: give --model_name_or_path"
         )
-    if not (exits.output_hidden_states_decoder or exits.train_meta_cm_head):
+    if not (exits.output_hidden_states_decoder or exits.keeps_model):
         raise UsageError(
-            "--train_on_own_text teaches exits: it needs --output_hidden_states_decoder True or "
-            "--train_meta_cm_head"
+            "--train_on_own_text teaches exits: it needs --output_hidden_states_decoder True, "
+            "--train_exit_adapters True or --train_meta_cm_head"
         )
     if not 0 <= share < 1:
         raise UsageError(

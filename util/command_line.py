@@ -22,8 +22,8 @@ class Arguments(NamedTuple):
     training: Seq2SeqTrainingArguments
 
 
-# Of transformers' own, where exit heads are trained: their losses are convex or nearly so and want a large
-# rate, and clipping would let one head's gradient shrink another's.
+# Of transformers' own, where exit heads or adapters are trained: their losses are convex or nearly so and want
+# a large rate, and clipping would let one's gradient shrink another's.
 HEAD_TRAINING_DEFAULTS = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_grad_norm": 0.0}
 # Of metrics, the better the lower; and schedules that follow a metric.
 _LOWER_IS_BETTER = ("loss", "block_avg", "ms_per_token", "runtime")
@@ -67,7 +67,9 @@ def parse_arguments(argv: list[str], data: type[DataArguments] = DataArguments) 
 def _dependent_defaults(given: dict[str, Any], data: type[DataArguments]) -> dict[str, Any]:
     """Defaults that follow from other flags. given: all flags by name, None where one has no value; data: of
     the task."""
-    defaults = dict(HEAD_TRAINING_DEFAULTS) if given["train_meta_cm_head"] else {}
+    defaults = {}
+    if given["train_meta_cm_head"] or given["train_exit_adapters"]:
+        defaults = dict(HEAD_TRAINING_DEFAULTS)
     follows = given["lr_scheduler_type"] in _FOLLOWS_A_METRIC
     if not (given["load_best_model_at_end"] or given["save_strategy"] == "best" or follows):
         return defaults

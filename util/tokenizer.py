@@ -57,7 +57,7 @@ def fit_embeddings(model: PreTrainedModel, tokenizer, may_grow: bool) -> None:
     if needed > rows and not may_grow:
         raise UsageError(
             f"the tokenizer has ids up to {needed - 1}, the model embeddings for {rows}: more of them need "
-            "training, --do_train without --train_meta_cm_head"
+            "training, --do_train of the model itself"
         )
     if needed > rows:
         model.resize_token_embeddings(needed)

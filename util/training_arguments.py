@@ -71,6 +71,13 @@ class ObjectiveArguments:
         None, "Further documents to write texts for: .json, .jsonl or .csv. They need no summaries."
     )
 
+    train_exit_adapters: bool = argument(
+        False,
+        "Train a linear map for each exit, to full depth's predictions, for a model whose exits were never "
+        "trained; the model stays as it is.",
+    )
+    exit_adapter_rank: int | None = argument(None, "Rank of these maps; default: full.")
+
     @property
     def lora(self) -> LoraSettings | None:
         """None without --use_lora. Raises ValueError for values out of range."""

@@ -172,7 +172,8 @@ class ConfidenceExits(Exits):
         if layer == self._rows.num_layers:
             reading = self._head.read(items, states) if self._head.remembers(items) else None
             return np.ones(len(items), dtype=bool), nothing, reading
-        reading = self._head.read(items, states)
+        read = self._head.adapted(layer, states) if self._measure.reads_lm_head else states
+        reading = self._head.read(items, read)
         rows, slots = self._rows, items.slots
         decay = self._policy.decay(rows.step[slots], self._max_new_tokens)
         limits = (self._policy.thresholds_of(rows.prompt[slots]) * decay).astype(np.float32)
@@ -244,7 +245,7 @@ class Leaving:
             self._asked.append((items, layer, confidences, self._head.part(reading, leaves)))
         else:
             unasked = self._early if layer < self._full_depth else self._deepest
-            unasked.append((items, layer, confidences, states))
+            unasked.append((items, layer, confidences, self._head.adapted(layer, states)))
 
     def together(self) -> Left | None:
         if not self.count:

@@ -39,6 +39,9 @@ class DecoderSteps(Protocol):
         """Keeps the keys and values that a skipped layer has for the exit state [1, d_model]."""
 
     def logits(self, hidden: Tensor) -> Tensor:
+        """Output of the last layer [1, d_model] → logits [1, vocabulary]."""
+
+    def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """Output of any layer [1, d_model] → logits of its exit [1, vocabulary]."""
 
     def head_logits(self, head: str, layer: int, states: Tensor) -> Tensor:
@@ -122,10 +125,10 @@ class ExitLogits:
     def propose(self, layer: int, hidden: Tensor) -> None:
         """To be called with each exit that is tried."""
         if self._top_k is not None and self._proposed is None:
-            self._proposed = (layer, self._decoder.logits(hidden).topk(self._top_k).indices)
+            self._proposed = (layer, self._decoder.exit_logits(layer, hidden).topk(self._top_k).indices)
 
     def __call__(self, layer: int, hidden: Tensor) -> Tensor:
-        logits = self._decoder.logits(hidden)
+        logits = self._decoder.exit_logits(layer, hidden)
         if self._shortlist is not None and layer <= self._listed_layers:
             ids = self._decoder.shortlist(self._shortlist)[None]
         elif self._proposed is None or layer == self._proposed[0]:

@@ -83,10 +83,15 @@ class StackTensors:
 @dataclass(frozen=True)
 class DecoderTensors(StackTensors):
     """A decoder. An exit's logits are head · (final_norm(state) · head_scale); head: [vocabulary,
-    d_model]."""
+    d_model].
+
+    exit_adapters: [L − 1, d_model, d_model], or None. The exit after a layer below full depth reads
+    state + adapter · state in the state's place; deeper layers do not.
+    """
 
     head: Tensor
     head_scale: float
+    exit_adapters: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,10 @@ class Kernels(Protocol):
         earlier positions that lack them are made from the states these left with (`KVCache.exit_states`).
         An item's result does not depend on the other items.
         """
+
+    def adapted(self, layer: int, states: Tensor) -> Tensor:
+        """What the exit after a layer reads instead of its outputs [n, d_model], by `tensors.exit_adapters`;
+        the outputs themselves at full depth. `logits` and its like take what this gives."""
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with for logits. [n, d_model] → the same."""

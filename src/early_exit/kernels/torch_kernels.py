@@ -52,6 +52,8 @@ class TorchKernels:
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon), device=self.device)
         self._layers = [_Layer(layer, tensors, self.dtype) for layer in tensors.layers]
         self._head = Linear(self.folded_head())
+        adapters = () if tensors.exit_adapters is None else tensors.exit_adapters.to(self.dtype)
+        self._adapters = [Linear(adapter) for adapter in adapters]
         self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._biases = _Biases(tensors, self.dtype)
 
@@ -62,6 +64,9 @@ class TorchKernels:
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         return self.tensors.embedding[on_device(tokens, self.device)].float()
+
+    def adapted(self, layer: int, states: Tensor) -> Tensor:
+        return states if layer > len(self._adapters) else self._adapters[layer - 1].add(states, states)
 
     def logits(self, states: Tensor) -> Tensor:
         return self._head(normed(states, self.norm_floor)).float()

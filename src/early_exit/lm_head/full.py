@@ -40,6 +40,10 @@ class FullHead:
     def __init__(self, kernels: Kernels):
         self._kernels = kernels
 
+    def adapted(self, layer: int, states: Tensor) -> Tensor:
+        """What is to be read of the outputs [n, d_model] of a layer; see `Kernels.adapted`."""
+        return self._kernels.adapted(layer, states)
+
     def read(self, items: Items, states: Tensor) -> Reading:
         return Reading(items, states, lambda reading: self._kernels.logits(reading.states))
 

@@ -31,7 +31,7 @@ from early_exit.kernels.relative_bias import bias_by_distance
 class NativeKernels:
     """A decoder's arithmetic in one precision, "float32", "bfloat16", "int8" or "int4". int8 and int4 are
     the weights' types: inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale
-    for each item. The LM head of an int4 decoder is in int8."""
+    for each item. The LM head and the adapters of an int4 decoder are in int8."""
 
     fuses_top = True
 
@@ -52,6 +52,8 @@ class NativeKernels:
         self.head_precision = "int8" if precision == "int4" else precision
         head, kind = self.folded_head(), KINDS[self.head_precision]
         check(self._library.ee_set_head(self.decoder, kind, head.data_ptr(), *head.shape))
+        adapters = () if tensors.exit_adapters is None else tensors.exit_adapters
+        self.adapters = [NativeMatrix(adapter, self.head_precision) for adapter in adapters]
         self._biases = Biases(tensors)
 
     def folded_head(self, tokens: Tensor | slice = slice(None)) -> Tensor:
@@ -85,6 +87,9 @@ class NativeKernels:
     def tensors_of(self, cache: KVCache, sources: SourceCache) -> tuple[CacheTensors, SourceTensors]:
         """The caches as the library takes them; both must outlive these, which hold on to the rest."""
         return _cache(cache, self._biases(cache.capacity)), _sources(sources)
+
+    def adapted(self, layer: int, states: Tensor) -> Tensor:
+        return states if layer > len(self.adapters) else states + self.adapters[layer - 1](states)
 
     def logits(self, states: Tensor) -> Tensor:
         return self._logits(None, len(self.tensors.head), states)

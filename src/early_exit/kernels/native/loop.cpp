@@ -210,6 +210,7 @@ class Decoding {
       }
       return {};
     }
+    adapt(states.data(), (int)asking.size(), layer);
     const std::vector<Top> tops = early_tops(states, (int)asking.size(), true);
     for (size_t place = 0; place < asking.size(); place++) {
       const Top& own = tops[place];
@@ -220,6 +221,16 @@ class Decoding {
 
   bool is_listed(int layer) const {
     return loop_.shortlist != nullptr && (loop_.shortlist_at_full_depth || layer < (int)decoder_.layers.size());
+  }
+
+  // Makes of the states of items after a layer what its exit reads.
+  void adapt(float* states, int items, int layer) {
+    if (loop_.adapters == nullptr || layer >= (int)decoder_.layers.size()) return;
+    const Matrix& adapter = *loop_.adapters[layer - 1];
+    Prepared& inputs = scratch().inputs;
+    prepare(team_, inputs, adapter, states, items);
+    const Product product{&adapter, {states, (size_t)width(), true}};
+    multiply_all(team_, inputs, &product, 1);
   }
 
   // What exits below full depth choose from.
@@ -256,11 +267,17 @@ class Decoding {
   };
 
   // Finds the tokens of rows that left without a question to the LM head; states: of these, in order of their
-  // layers.
-  void find_tokens(std::vector<Left>& left, const std::vector<float>& states) {
+  // layers; overwritten by what the exits read.
+  void find_tokens(std::vector<Left>& left, std::vector<float>& states) {
     std::vector<Left*> early, unasked;
     for (Left& each : left) {
       if (each.token < 0) unasked.push_back(&each);
+    }
+    for (size_t first = 0; first < unasked.size();) {
+      size_t next = first;
+      while (next < unasked.size() && unasked[next]->layer == unasked[first]->layer) next++;
+      adapt(states.data() + first * width(), (int)(next - first), unasked[first]->layer);
+      first = next;
     }
     for (Left* each : unasked) {
       if (is_listed(each->layer)) early.push_back(each);

@@ -34,6 +34,7 @@ struct Loop {
   const Matrix* shortlist;
   const int64_t* shortlisted;
   int64_t shortlist_at_full_depth;
+  const Matrix* const* adapters;  // of the exits below full depth, or null
   int64_t max_new_tokens;
   const int64_t* ends;  // [number_of_ends]
   int64_t number_of_ends;

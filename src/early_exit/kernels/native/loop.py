@@ -39,6 +39,7 @@ class LoopArrays(ctypes.Structure):
         ("planned_steps", c_int64),
         *[(name, c_void_p) for name in ("exit_heads", "shortlist", "shortlisted")],
         ("shortlist_at_full_depth", c_int64),
+        ("adapters", c_void_p),
         ("max_new_tokens", c_int64),
         ("ends", c_void_p),
         ("number_of_ends", c_int64),
@@ -72,6 +73,8 @@ class NativeLoop:
         self._kernels: NativeKernels = rows.kernels
         self._library = native_library()
         slots, steps = len(rows.prompt), max_new_tokens
+        adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
+        self._adapters = adapters  # kept as long as the library holds their address
         schedule = torch.as_tensor(0 if policy.static_layer is None else policy.static_layer)
         self._planned_steps = max(1, schedule.shape[-1] if schedule.ndim else 1)
         drafts = max(1, min(policy.max_draft, max_new_tokens))
@@ -104,6 +107,7 @@ class NativeLoop:
             shortlist=None if shortlist is None else shortlist.matrix.address,
             shortlisted=None if shortlist is None else _address(shortlist.numbers),
             shortlist_at_full_depth=policy.shortlist_at_full_depth,
+            adapters=_address(adapters) if len(adapters) else None,
             verify=_VERIFY[policy.verify],
             min_layer=policy.min_layer,
             max_layer=deepest if policy.max_layer is None else min(policy.max_layer, deepest),
