@@ -20,7 +20,7 @@ CHECKPOINT_FILES = (
     "optimizer.pt",
     "scheduler.pt",
 )  # without which training cannot go on as it was
-_RUN_FILE = "run.json"
+RUN_FILE = "run.json"
 _SWEEP_RUN_FILE = "sweep_run.json"
 
 
@@ -33,7 +33,7 @@ def prepare_training(
     anew, or from an earlier checkpoint, with `overwrite` removes the checkpoints that do not lead there and
     the results of an earlier run, and nothing else. Raises UsageError where the folder is in use.
     """
-    earlier, last = read_json(folder / _RUN_FILE), last_checkpoint(folder)
+    earlier, last = read_json(folder / RUN_FILE), last_checkpoint(folder)
     if resume is True and last is None:
         raise UsageError(f"--resume_from_checkpoint True: {folder} holds no checkpoint to go on from")
     asked = resume if isinstance(resume, Path) else None
@@ -49,13 +49,13 @@ def prepare_training(
         shutil.rmtree(checkpoint)
     for results in folder.glob("*_results.json"):
         results.unlink()
-    write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
+    write_json(folder / RUN_FILE, {"settings": settings, "finished": False})
     return start
 
 
 def finish_training(folder: Path) -> None:
     """Marks the training run in the folder as finished: it will not be resumed."""
-    write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
+    write_json(folder / RUN_FILE, {**read_json(folder / RUN_FILE), "finished": True})
 
 
 def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points: str = SWEEP_FILE) -> None:
