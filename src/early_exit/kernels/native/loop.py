@@ -22,7 +22,7 @@ _VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS,
 _NO_ROOM, _NAN_CONFIDENCE = 3, 4
 _POINTERS = (
     "prompt token position layer step embedding thresholds planned ends tokens exit_layers confidences "
-    "max_stay min_exit stands drafts counts ended"
+    "max_stay min_exit stands drafts counts dropped ended"
 ).split()
 
 
@@ -90,7 +90,8 @@ class NativeLoop:
             "min_exit": np.zeros(slots),
             "stands": np.zeros((slots, drafts), np.int32),
             "drafts": np.zeros(slots, np.int32),
-            "counts": np.zeros((slots, 5), np.int64),
+            "counts": np.zeros((slots, 6), np.int64),
+            "dropped": np.zeros((slots, steps * drafts if policy.verify else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
         } | {name: getattr(rows, name) for name in _POINTERS[:5]}
         addresses = {name: _address(array) for name, array in self._arrays.items()}
@@ -167,7 +168,9 @@ class NativeLoop:
         row.max_stay_confidence = float(arrays["max_stay"][slot])
         row.min_exit_confidence = float(arrays["min_exit"][slot])
         if self._policy.verify is not None:
-            row.drafting = Drafting(*arrays["counts"][slot].tolist())
+            *counts, number = arrays["counts"][slot].tolist()
+            dropped = arrays["dropped"][slot, :number].tolist()
+            row.drafting = Drafting(*counts, [(place, token) for place, token in dropped])
 
 
 def _address(array: np.ndarray | torch.Tensor) -> int:
