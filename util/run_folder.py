@@ -21,7 +21,7 @@ CHECKPOINT_FILES = (
     "scheduler.pt",
 )  # without which training cannot go on as it was
 RUN_FILE = "run.json"
-_SWEEP_RUN_FILE = "sweep_run.json"
+SWEEP_RUN_FILE = "sweep_run.json"
 
 
 def prepare_training(
@@ -64,19 +64,19 @@ def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points
     context: what all points share; points: name of the file that holds them. A finished sweep starts anew
     with `overwrite`. Raises UsageError where the folder is in use otherwise.
     """
-    earlier = read_json(folder / _SWEEP_RUN_FILE)
+    earlier = read_json(folder / SWEEP_RUN_FILE)
     goes_on = (
         earlier is not None and earlier["settings"] == context and not (earlier["finished"] and overwrite)
     )
     if not goes_on:
         check_free(folder, overwrite, _why(earlier, context))
         (folder / points).unlink(missing_ok=True)
-    write_json(folder / _SWEEP_RUN_FILE, {"settings": context, "finished": False})
+    write_json(folder / SWEEP_RUN_FILE, {"settings": context, "finished": False})
 
 
 def finish_sweep(folder: Path) -> None:
     """Marks the sweep in the folder as finished."""
-    write_json(folder / _SWEEP_RUN_FILE, {**read_json(folder / _SWEEP_RUN_FILE), "finished": True})
+    write_json(folder / SWEEP_RUN_FILE, {**read_json(folder / SWEEP_RUN_FILE), "finished": True})
 
 
 def check_free(folder: Path, overwrite: bool, why: str = "") -> None:
