@@ -92,7 +92,7 @@ class DecodedBatch:
             pad_sequence(confidences, batch_first=True, padding_value=float("nan")).to(device),
             torch.tensor([row.max_stay_confidence for row in rows]).to(device),
             torch.tensor([row.min_exit_confidence for row in rows]).to(device),
-            None if rows[0].drafting is None else [row.drafting for row in rows],
+            None if rows[0].drafting is None else [row.drafting for row in rows if row.drafting],
             **counts,
         )
 

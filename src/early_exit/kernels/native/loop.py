@@ -70,7 +70,8 @@ class NativeLoop:
         shortlist: NativeShortlist | None = None,
     ):
         self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist)
-        self._kernels: NativeKernels = rows.kernels
+        assert isinstance(rows.kernels, NativeKernels)
+        self._kernels = rows.kernels
         self._library = native_library()
         slots, steps = len(rows.prompt), max_new_tokens
         adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
@@ -94,7 +95,7 @@ class NativeLoop:
             "dropped": np.zeros((slots, steps * drafts if policy.verify else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
         } | {name: getattr(rows, name) for name in _POINTERS[:5]}
-        addresses = {name: _address(array) for name, array in self._arrays.items()}
+        addresses: dict[str, int | None] = {name: _address(array) for name, array in self._arrays.items()}
         if policy.static_layer is None:
             addresses["planned"] = None
         limit = policy.rollback_threshold if policy.verify == "rollback" else policy.accept_ratio
@@ -169,8 +170,8 @@ class NativeLoop:
         row.min_exit_confidence = float(arrays["min_exit"][slot])
         if self._policy.verify is not None:
             *counts, number = arrays["counts"][slot].tolist()
-            dropped = arrays["dropped"][slot, :number].tolist()
-            row.drafting = Drafting(*counts, [(place, token) for place, token in dropped])
+            row.drafting = Drafting(*counts)
+            row.drafting.dropped = [tuple(each) for each in arrays["dropped"][slot, :number].tolist()]
 
 
 def _address(array: np.ndarray | torch.Tensor) -> int:
