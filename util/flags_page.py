@@ -1,4 +1,4 @@
-"""Writes the tables of docs/cli.md anew: every flag of the entry points, from the dataclasses that declare it.
+"""Writes the tables of docs/cli.md anew: the flags of the entry points, from the dataclasses that hold them.
 
 python -m util.flags_page
 """
