@@ -1,6 +1,6 @@
 """What a calibration costs, against decoding every threshold again for every δ.
 
-    python benchmarks/calibration_cost.py --model save/e2e_unseen/model --file save/e2e_split/unseen.json \
+    python -m benchmarks.calibration_cost --model save/e2e_unseen/model --file save/e2e_split/unseen.json \
         --json benchmarks/results/calibration_cost.json
 
 The procedure compared with is the published one: for each δ, go down the thresholds and decode all prompts
@@ -12,7 +12,6 @@ thresholds that cannot differ. Both run on the same engine and reach the same th
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,6 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
 from early_exit.models.loading import load_model

@@ -1,6 +1,6 @@
 """What asking for confidence costs: naive softmax, top-k propagation, the screened LM head, and others.
 
-    python benchmarks/confidence_cost.py --shape t5-small --json confidence_cost.json
+    python -m benchmarks.confidence_cost --shape t5-small --json confidence_cost.json
 
 The worst case: confidence is asked after every layer and no token leaves (λ = 1). A ratio is the median over
 turns of a method's time to that of the engine's full depth without confidence in the same turn; encoder
@@ -9,15 +9,12 @@ included, random weights, end-of-sequence off. `--gather` times ways to read K r
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from systems import VOCABULARY, random_model
-
+from benchmarks.systems import VOCABULARY, random_model
 from early_exit import ExitPolicy
 from early_exit.linear import pack
 from early_exit.models.shapes import SHAPES

@@ -1,6 +1,6 @@
 """Tokens per second while other processes want the same cores.
 
-    python benchmarks/contention.py --shape t5-small --json benchmarks/results/contention.json
+    python -m benchmarks.contention --shape t5-small --json benchmarks/results/contention.json
 
 The first `--threads` cores are what there is. `generate` and the engine in every precision, with a thread a
 core and with one thread, take turns undisturbed and beside processes that only count. A share kept is the
@@ -18,11 +18,9 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-import systems
-from systems import KERNELS, Setting, System, choose_kernels
-from workers import Workers
-
+from benchmarks import systems
+from benchmarks.systems import KERNELS, Setting, System, choose_kernels
+from benchmarks.workers import Workers
 from early_exit import PRECISIONS
 from early_exit.models.shapes import SHAPES
 from util.files import write_json

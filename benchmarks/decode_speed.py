@@ -1,7 +1,7 @@
 """Milliseconds per token of the engine, transformers' `generate`, CTranslate2 and ONNX Runtime.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/decode_speed.py --shape t5-small --json benchmarks/results/decode_speed/t5-small.json
+    python -m benchmarks.decode_speed --shape t5-small --json benchmarks/results/decode_speed/t5-small.json
 
 Random weights, end-of-sequence off, encoder included; encoder and decoder are timed by themselves as well.
 All systems of a batch take turns, peers in processes beside that of the others (see workers.py); a ratio is
@@ -19,17 +19,14 @@ from pathlib import Path
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-import stream
-import systems
-from bandwidth import step_bytes
-from peers import NAMES, best_peers
-from speed_picture import draw
-from speed_report import aims, tables
-from systems import KERNELS, Setting, System, choose_kernels, random_model, static_schedules
-from turns import ratio, take_turns
-from workers import Workers
-
+from benchmarks import stream, systems
+from benchmarks.bandwidth import step_bytes
+from benchmarks.peers import NAMES, best_peers
+from benchmarks.speed_picture import draw
+from benchmarks.speed_report import aims, tables
+from benchmarks.systems import KERNELS, Setting, System, choose_kernels, random_model, static_schedules
+from benchmarks.turns import ratio, take_turns
+from benchmarks.workers import Workers
 from early_exit import PRECISIONS
 from early_exit.models.shapes import SHAPES
 from util.files import write_json

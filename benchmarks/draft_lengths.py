@@ -1,6 +1,6 @@
 """How many drafts a block should have: a fixed number, one more than were kept last, or as confidence says.
 
-    python benchmarks/draft_lengths.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json
+    python -m benchmarks.draft_lengths ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json
 
 Full depth's texts are recorded once, and at each place whether the first exit's token is full depth's, and
 how confident it is. Exact drafts write the same texts, so that a rule for the length of blocks can be
@@ -15,7 +15,6 @@ figure is tokens for each layer that full depth would have taken: 1 is full dept
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import ExitPolicy
 from early_exit.decoding.agreement import exit_agreement
 from early_exit.decoding.engine import Prompt

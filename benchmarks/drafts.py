@@ -1,8 +1,8 @@
 """Drafts that are verified, beside exits and full depth: speed, quality, and whose text it is.
 
-    python benchmarks/drafts.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json
-    python benchmarks/widen.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
-    python benchmarks/drafts.py save/wide ../shared/data/e2e/validation.json --json drafts.json
+    python -m benchmarks.drafts ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json
+    python -m benchmarks.widen ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
+    python -m benchmarks.drafts save/wide ../shared/data/e2e/validation.json --json drafts.json
 
 Full depth, exact drafts by a fixed layer and by confidence, parallel, lenient at several ratios, and exits
 with propagated states (CALM), in the precisions asked for. Beside them `generate`, and what transformers has
@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import ExitPolicy
 from early_exit.decoding.results import DecodedRow
 from early_exit.models.loading import load_model

@@ -1,6 +1,6 @@
 """Splits E2E's records by document, so that calibration and its check see documents that training does not.
 
-    python benchmarks/e2e_split.py --data ../shared/data/e2e --held-out 700 --output save/e2e_split
+    python -m benchmarks.e2e_split --data ../shared/data/e2e --held-out 700 --output save/e2e_split
 
 A document of E2E has about four summaries. train.json gets all records of the documents that stay; and
 unseen.json the first record of each document held out and of each validation document, in random order.
@@ -9,10 +9,8 @@ unseen.json the first record of each document held out and of each validation do
 import argparse
 import json
 import random
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.files import write_text
 
 

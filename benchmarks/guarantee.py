@@ -1,6 +1,6 @@
 """How often a calibration breaks its promise, over calibration sets drawn again and again.
 
-    python benchmarks/guarantee.py --loss-table ../shared/data/losses/cnndm_t5large.npz \
+    python -m benchmarks.guarantee --loss-table ../shared/data/losses/cnndm_t5large.npz \
         --json benchmarks/results/guarantee/cnndm_t5large.json
 
 Two kinds of draws. At the boundary, losses of seven distributions whose mean is δ: every pass is a violation.
@@ -20,15 +20,12 @@ evenly. Chains of knobs are the grid's thresholds dealt out to four.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from guarantee_draws import Table, at, at_the_boundary, monitored, trying_again
-from guarantee_figure import draw
-
+from benchmarks.guarantee_draws import Table, at, at_the_boundary, monitored, trying_again
+from benchmarks.guarantee_figure import draw
 from early_exit.calibration import BOUNDS, Promise
 from util.files import read_json, write_json
 from util.results import markdown_table, provenance

@@ -1,6 +1,6 @@
 """Time of training several exit heads together against one training each.
 
-    python benchmarks/head_training.py --json benchmarks/results/head_training.json
+    python -m benchmarks.head_training --json benchmarks/results/head_training.json
 
 A step is forward, backward and Adam on random tokens with random weights. Together the frozen model runs once
 for all heads. Variants take turns in one process; times are medians over the rounds.
@@ -8,13 +8,11 @@ for all heads. Variants take turns in one process; times are medians over the ro
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit.models.shapes import shape_config
 from early_exit.models.t5 import EarlyExitT5
 from util.files import write_json

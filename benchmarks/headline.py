@@ -11,7 +11,6 @@ of the middle 80%. Every record is written once by each system. Losses are to th
 
 import argparse
 import statistics
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -20,13 +19,11 @@ from pathlib import Path
 import numpy as np
 import sacrebleu
 import torch
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from headline_systems import Records, System, engine_systems, pairs, peer_systems
-from headline_systems import build as build_system
 from transformers import AutoTokenizer
-from workers import Workers
 
+from benchmarks.headline_systems import Records, System, engine_systems, pairs, peer_systems
+from benchmarks.headline_systems import build as build_system
+from benchmarks.workers import Workers
 from early_exit import DecodingSetting
 from early_exit.models.loading import load_model
 from util.dissimilarity import TEXTUAL, loss

@@ -52,7 +52,7 @@ for set in $SETS; do
   [ -e "$model/config.json" ] || bash "$script"
   if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
     "$PYTHON" -m util.rank_tokens --model_name_or_path "$model" --train_file "$train" --output_dir "$FOLDER/$set/ranked"
-    "$PYTHON" benchmarks/widen.py "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"
+    "$PYTHON" -m benchmarks.widen "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"
   fi
   calibrate "$set" textual "0.05 0.1"
   calibrate "$set" risk "0.02 0.05"
@@ -61,9 +61,9 @@ for set in $SETS; do
     cp "$FOLDER/$set/$consistency/calibration.json" "$RESULTS/$set-$consistency.json"
   done
   # shellcheck disable=SC2086 # a list of words
-  [ -e "$FOLDER/$set/headline.json" ] || "$PYTHON" benchmarks/headline.py "$FOLDER/$set/wide" "$test" --prefix "$prefix" \
+  [ -e "$FOLDER/$set/headline.json" ] || "$PYTHON" -m benchmarks.headline "$FOLDER/$set/wide" "$test" --prefix "$prefix" \
     --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json --quality $quality --shortlist "$SHORTLIST" \
     --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"
   cp "$FOLDER/$set/headline.json" "$RESULTS/$set.json"
 done
-"$PYTHON" benchmarks/headline_figure.py "$RESULTS"
+"$PYTHON" -m benchmarks.headline_figure "$RESULTS"

@@ -1,6 +1,6 @@
 """The picture of `headline.py`: speed against loss, a point a system, certified ones ringed.
 
-python benchmarks/headline_figure.py benchmarks/results/headline
+python -m benchmarks.headline_figure benchmarks/results/headline
 """
 
 import sys
@@ -12,7 +12,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.files import read_json
 
 TITLES = {"e2e": "E2E, 6 decoder layers", "multi30k": "Multi30k de → en, 12 decoder layers"}

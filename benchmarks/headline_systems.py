@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import ctranslate2_peer
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks import ctranslate2_peer
 from early_exit import DecodedRow, ExitPolicy
 from early_exit.models.loading import load_model
 from early_exit.models.sources import Source

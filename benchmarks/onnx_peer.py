@@ -3,7 +3,7 @@
 Its exporter (optimum) needs an older transformers than this project, so that it is installed elsewhere:
 
     python -m venv onnx && onnx/bin/pip install -r benchmarks/onnx_requirements.txt
-    ONNX_PYTHON=onnx/bin/python python benchmarks/decode_speed.py …
+    ONNX_PYTHON=onnx/bin/python python -m benchmarks.decode_speed …
 """
 
 import atexit

@@ -1,6 +1,6 @@
 """What training left in the exits: agreement with full depth, and what calibration certifies.
 
-    python benchmarks/own_text.py ../shared/checkpoints/e2e-small save/own_text \
+    python -m benchmarks.own_text ../shared/checkpoints/e2e-small save/own_text \
         --data ../shared/data/e2e/validation.json --variants start own gold \
         --results benchmarks/results/own_text
 
@@ -13,7 +13,6 @@ not measured again, and a table of all.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
 from early_exit.models.head_training import agreement_with_full_depth

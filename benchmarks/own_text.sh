@@ -31,5 +31,5 @@ train() {  # variant
 for variant in $VARIANTS; do
   train "$variant"
 done
-[ -n "${TRAIN_ONLY:-}" ] || "$PYTHON" benchmarks/own_text.py "$START" "$FOLDER" \
+[ -n "${TRAIN_ONLY:-}" ] || "$PYTHON" -m benchmarks.own_text "$START" "$FOLDER" \
   --data "$E2E_DATA/validation.json" --samples "${SAMPLES:-315}" --variants start $VARIANTS --results "$RESULTS"

@@ -1,10 +1,9 @@
 """The other systems that decode T5 on a CPU, with the settings that are best here and write right texts."""
 
-import ctranslate2_peer
-import onnx_peer
-from systems import Setting, System, random_model, random_source
-from text_check import LARGEST, lost_logit
-from workers import Workers
+from benchmarks import ctranslate2_peer, onnx_peer
+from benchmarks.systems import Setting, System, random_model, random_source
+from benchmarks.text_check import LARGEST, lost_logit
+from benchmarks.workers import Workers
 
 NAMES = ("ctranslate2", "onnxruntime")
 

@@ -1,6 +1,6 @@
 """How far int8 and bfloat16 text is from float32 text, on a trained model.
 
-    python benchmarks/precision.py --model save/e2e/model --file ../shared/data/e2e/validation.json \
+    python -m benchmarks.precision --model save/e2e/model --file ../shared/data/e2e/validation.json \
         --json benchmarks/results/precision.json
 
 At full depth and with softmax exits: the share of tokens and of texts that are float32's, and ROUGE-L to the
@@ -8,7 +8,6 @@ references. A token counts as identical at the same place of its text; after a f
 """
 
 import argparse
-import sys
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.models.loading import load_model
 from util.files import write_json

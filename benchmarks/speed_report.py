@@ -1,7 +1,6 @@
 """Aims and tables of `decode_speed.py`, from its rows."""
 
-from turns import ratio
-
+from benchmarks.turns import ratio
 from util.results import markdown_table
 
 # What a system's time to another's should not exceed, for T5-small's shape: (batch, system, other, aim),
@@ -50,11 +49,11 @@ def tables(results: dict) -> str:
     sections = []
     if results["rows"]:
         whole = [row for row in results["rows"] if row["system"] != "decoder"]
-        sections += [_main_table(whole), _decoder_table(results["rows"])]
+        sections += [main_table(whole), _decoder_table(results["rows"])]
     if results["stream"]:
         sections.append(_stream_table(results["stream"]))
     if results["aims"]:
-        sections.append(_aims_table(results["aims"]))
+        sections.append(aims_table(results["aims"]))
     if "lengths" in results:
         sections.append(_lengths_table(results["lengths"]))
     if "memory" in results:
@@ -81,7 +80,7 @@ def _name(system: tuple[str, str, str]) -> str:
     return f"{name} {precision}" + ("" if schedule == "full" else f" {schedule}")
 
 
-def _main_table(rows: list[dict]) -> str:
+def main_table(rows: list[dict]) -> str:
     """A line a system, milliseconds per token and ratio to `generate` a batch."""
     batches = sorted({row["batch"] for row in rows})
     found = {_key(row): row for row in rows}
@@ -145,7 +144,7 @@ def _stream_table(rows: list[dict]) -> str:
     return markdown_table([header, *lines])
 
 
-def _aims_table(rows: list[dict]) -> str:
+def aims_table(rows: list[dict]) -> str:
     lines = [
         [
             row["name"],

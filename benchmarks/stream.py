@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from systems import VOCABULARY, Setting, policy, random_model
-from workers import Workers
 
+from benchmarks.systems import VOCABULARY, Setting, policy, random_model
+from benchmarks.workers import Workers
 from early_exit.decoding.engine import Prompt
 from early_exit.models.engines import engine_for, precision_of
 

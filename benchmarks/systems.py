@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
-import ctranslate2_peer
 import numpy as np
-import onnx_peer
 import torch
-from bandwidth import measured_bandwidth
 from torch import Tensor
 
+from benchmarks import ctranslate2_peer, onnx_peer
+from benchmarks.bandwidth import measured_bandwidth
 from early_exit import ExitPolicy
 from early_exit.decoding.engine import Prompt
 from early_exit.models.engines import engine_for, precision_of

@@ -1,6 +1,6 @@
 """Time and peak memory of a joint training step against transformers' plain T5 step.
 
-    python benchmarks/train_step.py --json benchmarks/results/train_step.json
+    python -m benchmarks.train_step --json benchmarks/results/train_step.json
 
 Three steps, all with AdamW: `plain` is transformers' T5ForConditionalGeneration with its own loss at
 full depth; `joint` is the loss over all exits as this project trains it; `naive joint` is the same loss
@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 from transformers import T5ForConditionalGeneration
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from early_exit import layer_weights
 from early_exit.models.shapes import shape_config
 from early_exit.models.t5 import EarlyExitT5

@@ -3,9 +3,9 @@
 import statistics
 from typing import Any
 
-from systems import Setting, System, random_model, random_source
-from text_check import lost_logit
-from workers import Workers
+from benchmarks.systems import Setting, System, random_model, random_source
+from benchmarks.text_check import lost_logit
+from benchmarks.workers import Workers
 
 
 def take_turns(

@@ -1,6 +1,6 @@
 """A trained small model made as dear as T5-small, without changing what it computes.
 
-    python benchmarks/widen.py ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
+    python -m benchmarks.widen ../shared/checkpoints/e2e-small ../shared/data/e2e/validation.json save/wide
 
 Every unit is doubled and the weights that read it are halved; feed-forward layers are filled up with units
 that are never written, the encoder with layers that add nothing, and the vocabulary with tokens whose logits
@@ -11,16 +11,13 @@ reads as many weights as T5-small's. Training that shape from random weights wou
 
 import argparse
 import math
-import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from headline_systems import pairs
-
+from benchmarks.headline_systems import pairs
 from early_exit.models.loading import load_model
 from early_exit.models.t5 import EarlyExitT5
 from util.files import whole_folder_contents

@@ -318,7 +318,7 @@ def _refuse(inputs: dict, *names: str) -> None:
             raise ValueError(f"the losses at the exits cannot take {name}")
 
 
-def _with_stock_signature(model_class: type) -> type:
+def with_stock_signature(model_class: type) -> type:
     """Gives `forward` the stock class's named arguments, in their order, and ours behind them: transformers
     and its Trainer choose by names what to pass."""
     ours = EarlyExitMixin.forward
@@ -334,17 +334,17 @@ def _with_stock_signature(model_class: type) -> type:
     return model_class
 
 
-@_with_stock_signature
+@with_stock_signature
 class EarlyExitT5(EarlyExitMixin, T5ForConditionalGeneration):
     """T5, T5 v1.1, Flan-T5, ByT5."""
 
 
-@_with_stock_signature
+@with_stock_signature
 class EarlyExitMT5(EarlyExitMixin, MT5ForConditionalGeneration):
     """mT5."""
 
 
-@_with_stock_signature
+@with_stock_signature
 class EarlyExitUMT5(EarlyExitMixin, UMT5ForConditionalGeneration):
     """UMT5, with a position bias in every layer."""
 
@@ -353,7 +353,7 @@ class EarlyExitUMT5(EarlyExitMixin, UMT5ForConditionalGeneration):
         return self.config.tie_word_embeddings  # transformers knows no other sign of it here
 
 
-@_with_stock_signature
+@with_stock_signature
 class EarlyExitLongT5(EarlyExitMixin, LongT5ForConditionalGeneration):
     """LongT5: another encoder before T5's decoder."""
 

@@ -15,6 +15,7 @@ from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
 from util.ledger import Ledger
 from util.pipeline import certified_pipeline, fingerprint_of
+from util.report import write_report
 from util.run_folder import finish_sweep
 from util.verdict import Context, entry, verdict
 from util.words import without_words
@@ -77,6 +78,7 @@ def calibrate_exits(
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / CALIBRATION_FILE, result)
         finish_sweep(Path(trainer.args.output_dir))
+        write_report(Path(trainer.args.output_dir))
         outcome = ("delta", "certified", "threshold", "p_value")
         ledger.finish(identity, own.hashes, [{name: each[name] for name in outcome} for each in entries])
     return result

@@ -18,6 +18,7 @@ from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
 from util.files import read_json, write_json
+from util.run_texts import RunTexts
 from util.verdict import HeldOut, naive_search
 
 LOSS_TABLE_FILE = "loss_table.json"
@@ -221,14 +222,18 @@ class HeldOutCheck:
         self._trainer, self._tokens = trainer, prompts.tokens
         self._score = score_of(prompts, plan, trainer.processing_class)
         self._full = predict(trainer, self._tokens, DecodingSetting())
+        self._texts = RunTexts(trainer, self._tokens)
+        self._texts.add(DecodingSetting(), trainer.decoded)
         self._known: dict[DecodingSetting, HeldOut] = {}
 
     def __call__(self, setting: DecodingSetting) -> HeldOut:
         if setting not in self._known:
             early = predict(self._trainer, self._tokens, setting)
             pairs = zip(early.predictions, self._full.predictions, strict=True)
+            losses = [self._score(number, *pair)[0] for number, pair in enumerate(pairs)]
+            self._texts.add(setting, self._trainer.decoded, losses)
             self._known[setting] = HeldOut(
-                losses=[self._score(number, *pair)[0] for number, pair in enumerate(pairs)],
+                losses=losses,
                 block_avg=early.metrics["held_out_block_avg"],
                 speedup=early.metrics["held_out_tokens_per_second"]
                 / self._full.metrics["held_out_tokens_per_second"],

@@ -7,15 +7,17 @@ from pathlib import Path
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from early_exit import ExitPolicy
+from early_exit import DecodingSetting, ExitPolicy
 from runner.values import Run
 from trainers.generation import GenerationSettings, GenerationTrainer
 from util.arguments import ExitArguments
 from util.data import tokenize
 from util.files import write_text
 from util.metrics import scores_of_tokens
+from util.report import write_report
 from util.results import SweepTable, heads_table, write_results
 from util.run_folder import finish_sweep
+from util.run_texts import RunTexts
 
 
 def scores_against(examples: Dataset, run: Run) -> Callable[[EvalPrediction], dict[str, float]] | None:
@@ -44,14 +46,18 @@ def generation_settings(policy: ExitPolicy, exit_args: ExitArguments) -> Generat
 def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
     """Evaluates the policies that the table lacks, and with `retime` those anew whose times were disturbed;
     the table is rewritten after each."""
+    texts = RunTexts(trainer, trainer.eval_dataset)
     for policy in [policy for policy in policies if policy not in table]:
         trainer.generation = generation_settings(policy, exit_args)
         table.add(policy, trainer.evaluate())
+        texts.add(DecodingSetting(policy, trainer.generation.precision or "float32"), trainer.decoded)
     for policy in table.disturbed() if exit_args.retime else []:
         trainer.generation = generation_settings(policy, exit_args)
         table.retime(policy, trainer.evaluate())
     if trainer.is_world_process_zero():
+        texts.finish()
         finish_sweep(Path(trainer.args.output_dir))
+        write_report(Path(trainer.args.output_dir))
         print(table)
 
 

@@ -6,4 +6,5 @@ source "$(dirname "$0")/environment.sh"
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+"$PYTHON" -m pyright --pythonpath "$PYTHON"
 OMP_NUM_THREADS=1 "$PYTHON" -m pytest --numprocesses auto --maxprocesses 8 "$@"

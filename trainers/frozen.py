@@ -28,9 +28,7 @@ class FrozenTrainer(GenerationTrainer):
         """Loss and outputs of a model's forward, `asked` by its further arguments."""
         model.eval()  # the Trainer turns dropout on before every step
         inputs = {name: inputs[name] for name in _READ} | asked
-        return super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
 
     def own_share(self, dataset: Dataset) -> Iterator[dict[str, Tensor]]:
         """Batches of this process's examples, as the model takes them."""

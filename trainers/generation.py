@@ -63,7 +63,8 @@ class _Share:
 class GenerationTrainer(StableTrainer):
     """A trainer whose `predict_with_generate` evaluation knows of exits.
 
-    generation: `GenerationSettings`, may be replaced between evaluations. `compute_metrics` receives
+    generation: `GenerationSettings`, may be replaced between evaluations; decoded: the texts of the latest
+    one, in the order of its examples. `compute_metrics` receives
     an EvalPrediction of token lists, one a row, without start token and padding.
 
     Each process decodes its own examples, none twice, and the rows are put together before any
@@ -75,6 +76,7 @@ class GenerationTrainer(StableTrainer):
     def __init__(self, *args, generation: GenerationSettings | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.generation = generation or GenerationSettings()
+        self.decoded: list[DecodedRow] = []
 
     def train(self, *args, **kwargs):
         evaluates = self.args.predict_with_generate and self.args.eval_strategy != "no"
@@ -98,7 +100,8 @@ class GenerationTrainer(StableTrainer):
         rows = sorted((row for share in shares for row in share.rows), key=lambda row: row.index)
         head_counts = sum((share.head_counts for share in shares), Counter())
 
-        predictions = [row.text.tokens for row in rows]
+        self.decoded = [row.text for row in rows]
+        predictions = [text.tokens for text in self.decoded]
         labels = None if rows[0].labels is None else [row.labels for row in rows]
         metrics = _exit_statistics(rows, self.model.num_exits) | speed([share.slices for share in shares])
         metrics |= _head_statistics(head_counts)

@@ -55,7 +55,9 @@ class DataArguments:
     train_file: str | None = argument(None, "Training examples: .json, .jsonl or .csv.")
     validation_file: str | None = argument(None, "Examples for --do_eval.")
     test_file: str | None = argument(None, "Examples for --do_predict.")
-    text_column: str | None = argument(None, "Column of the documents; found by itself in known data sets.")
+    text_column: str | None = argument(
+        None, "Column of the documents; not needed for the data sets that are known by name."
+    )
     summary_column: str | None = argument(None, "Column of the summaries, likewise.")
     source_prefix: str | None = argument(None, "Put before every document, such as 'summarize: '.")
     max_source_length: int = argument(512, "Tokens of a document that are read; the rest is cut off.")

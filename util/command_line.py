@@ -29,12 +29,14 @@ HEAD_TRAINING_DEFAULTS = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", 
 _LOWER_IS_BETTER = ("loss", "block_avg", "ms_per_token", "runtime")
 _FOLLOWS_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 # What is raised about values: by argparse, by readers of files, and by transformers' own checks.
-_BAD_VALUES = (
+BAD_VALUES = (
     ValueError, TypeError, KeyError, AttributeError, NotImplementedError, ImportError, OSError, YAMLError,
 )  # fmt: skip
 
 
-class _Parser(HfArgumentParser):
+class OneLineParser(HfArgumentParser):
+    """Raises ValueError for bad flags, with a message of one line."""
+
     def error(self, message: str):
         raise ValueError(message)  # one line, instead of all flags and then the line
 
@@ -43,7 +45,7 @@ def parse_arguments(argv: list[str], data: type[DataArguments] = DataArguments) 
     """The flags, or the contents of one JSON or YAML file. data: flags of the task's data. Raises UsageError
     for bad ones."""
     groups = (ModelArguments, data, ExitArguments, CalibrationArguments, Seq2SeqTrainingArguments)
-    parser, file = _Parser(groups), argv[0] if len(argv) == 1 and argv[0].endswith(SUFFIXES) else None
+    parser, file = OneLineParser(groups), argv[0] if len(argv) == 1 and argv[0].endswith(SUFFIXES) else None
     try:
         if file is not None:
             settings = read_settings(file, groups)
@@ -52,7 +54,7 @@ def parse_arguments(argv: list[str], data: type[DataArguments] = DataArguments) 
         else:
             parser.set_defaults(**_dependent_defaults(vars(parser.parse_known_args(argv)[0]), data))
             arguments = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    except _BAD_VALUES as error:
+    except BAD_VALUES as error:
         where = "" if file is None else f"{file}: "
         raise UsageError(where + " ".join(str(error).split())) from error
     arguments = Arguments(*arguments)

@@ -45,6 +45,15 @@ def plot_confidence_time(points: Points) -> Figure:
     return figure
 
 
+def can_plot_confidence_time(points: Points) -> bool:
+    """Whether a sweep has what `plot_confidence_time` compares: full depth, and a measure that lets none
+    leave."""
+    layers = len(points[0]["metrics"]["eval_exit_layer_counts"])
+    names = {point["setting"] for point in points}
+    asked = {name for name in names if "λ=1.0" in name.split() and not name.startswith("oracle")}
+    return f"static {layers}" in names and bool(asked)
+
+
 def plot_reliability(heads: dict[str, dict[str, dict[str, Any]]]) -> Figure:
     """A panel an exit head: share of tokens that agree with full depth against confidence, a line a layer.
 

@@ -1,7 +1,9 @@
 """Files that are written whole or not at all."""
 
+import gzip
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,15 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# A list without lists and objects; JSON's texts hold no line ends.
+_FLAT_LIST = re.compile(r"\[\n[^\[\]{}]*\]")
+
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes under a temporary name, then renames: a reader sees the old file or the new one."""
-    path = Path(path)
+    """Writes under a temporary name, then renames: a reader sees the old file or the new one. Compressed
+    where the name ends in .gz; the same text gives the same bytes."""
+    path, content = Path(path), text.encode("utf-8")
+    if path.suffix == ".gz":
+        content = gzip.compress(content, mtime=0)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's files are private
@@ -28,16 +36,26 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """As `write_text`, one JSON document. NaN becomes null: JSON has no name for it."""
-    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False) + "\n")
+    """As `write_text`, one JSON document, a list of plain values on one line. NaN becomes null: JSON has no
+    name for it."""
+    indented = json.dumps(_without_nan(value), indent=2, ensure_ascii=False)
+    write_text(path, _FLAT_LIST.sub(lambda found: _one_line(found[0]), indented) + "\n")
 
 
 def read_json(path: Path | str, default: Any = None) -> Any:
-    """The JSON document in a file, or `default` where there is no such file."""
+    """The JSON document in a file, compressed where its name ends in .gz; or `default` where there is no such
+    file."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return default
+    return json.loads(gzip.decompress(content) if Path(path).suffix == ".gz" else content)
+
+
+def _one_line(indented: str) -> str:
+    """Of a list as json indents it."""
+    first, *others, last = (line.strip() for line in indented.split("\n"))
+    return first + " ".join(others) + last
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from util.exit_colours import exit_colour
 from util.files import read_json
 
 matplotlib.use("Agg")
@@ -74,6 +75,26 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
     axes.margins(x=0.06, y=0.14)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8 if crowded else None)
+    return figure
+
+
+def plot_exit_layers(points: list[dict[str, Any]]) -> Figure:
+    """Which share of tokens left at which layer, a bar a point of a sweep.json."""
+    figure = Figure(figsize=(6.4, 0.32 * len(points) + 1.3), layout="constrained")
+    axes = figure.add_subplot()
+    names = [point["setting"] for point in points]
+    counts = [point["metrics"]["eval_exit_layer_counts"] for point in points]
+    layers = len(counts[0])
+    left = [0.0] * len(points)
+    for layer in range(1, layers + 1):
+        shares = [own[layer - 1] / max(1, sum(own)) for own in counts]
+        colour = [value / 255 for value in exit_colour(layer, layers)]
+        axes.barh(names, shares, left=left, color=colour, label=str(layer))
+        left = [start + share for start, share in zip(left, shares, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of tokens, by exit layer")
+    axes.legend(title="layer", fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

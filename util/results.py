@@ -176,6 +176,11 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 def heads_table(heads: dict[str, dict[str, dict[str, Any]]]) -> str:
     """What evaluation says of exit heads, `name → layer → quality`, a row each."""
+    return markdown_table(heads_table_rows(heads))
+
+
+def heads_table_rows(heads: dict[str, dict[str, dict[str, Any]]]) -> list[list[str]]:
+    """The same as header and rows of text."""
     columns = ("agreement", "auroc", "brier", "ece")
     rows = [["exit head", "layer", *columns]]
     for name, layers in heads.items():
@@ -183,7 +188,7 @@ def heads_table(heads: dict[str, dict[str, dict[str, Any]]]) -> str:
             figures = [quality[column] for column in columns]
             cells = ("" if figure is None else f"{figure:.3f}" for figure in figures)
             rows.append([name, str(layer), *cells])
-    return markdown_table(rows)
+    return rows
 
 
 def csv_text(rows: list[list[str]]) -> str:

@@ -20,8 +20,8 @@ CHECKPOINT_FILES = (
     "optimizer.pt",
     "scheduler.pt",
 )  # without which training cannot go on as it was
-_RUN_FILE = "run.json"
-_SWEEP_RUN_FILE = "sweep_run.json"
+RUN_FILE = "run.json"
+SWEEP_RUN_FILE = "sweep_run.json"
 
 
 def prepare_training(
@@ -33,7 +33,7 @@ def prepare_training(
     anew, or from an earlier checkpoint, with `overwrite` removes the checkpoints that do not lead there and
     the results of an earlier run, and nothing else. Raises UsageError where the folder is in use.
     """
-    earlier, last = read_json(folder / _RUN_FILE), last_checkpoint(folder)
+    earlier, last = read_json(folder / RUN_FILE), last_checkpoint(folder)
     if resume is True and last is None:
         raise UsageError(f"--resume_from_checkpoint True: {folder} holds no checkpoint to go on from")
     asked = resume if isinstance(resume, Path) else None
@@ -49,13 +49,13 @@ def prepare_training(
         shutil.rmtree(checkpoint)
     for results in folder.glob("*_results.json"):
         results.unlink()
-    write_json(folder / _RUN_FILE, {"settings": settings, "finished": False})
+    write_json(folder / RUN_FILE, {"settings": settings, "finished": False})
     return start
 
 
 def finish_training(folder: Path) -> None:
     """Marks the training run in the folder as finished: it will not be resumed."""
-    write_json(folder / _RUN_FILE, {**read_json(folder / _RUN_FILE), "finished": True})
+    write_json(folder / RUN_FILE, {**read_json(folder / RUN_FILE), "finished": True})
 
 
 def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points: str = SWEEP_FILE) -> None:
@@ -64,19 +64,19 @@ def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points
     context: what all points share; points: name of the file that holds them. A finished sweep starts anew
     with `overwrite`. Raises UsageError where the folder is in use otherwise.
     """
-    earlier = read_json(folder / _SWEEP_RUN_FILE)
+    earlier = read_json(folder / SWEEP_RUN_FILE)
     goes_on = (
         earlier is not None and earlier["settings"] == context and not (earlier["finished"] and overwrite)
     )
     if not goes_on:
         check_free(folder, overwrite, _why(earlier, context))
         (folder / points).unlink(missing_ok=True)
-    write_json(folder / _SWEEP_RUN_FILE, {"settings": context, "finished": False})
+    write_json(folder / SWEEP_RUN_FILE, {"settings": context, "finished": False})
 
 
 def finish_sweep(folder: Path) -> None:
     """Marks the sweep in the folder as finished."""
-    write_json(folder / _SWEEP_RUN_FILE, {**read_json(folder / _SWEEP_RUN_FILE), "finished": True})
+    write_json(folder / SWEEP_RUN_FILE, {**read_json(folder / SWEEP_RUN_FILE), "finished": True})
 
 
 def check_free(folder: Path, overwrite: bool, why: str = "") -> None:

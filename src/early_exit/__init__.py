@@ -4,6 +4,8 @@ Tensors in, tensors out; `early_exit.models` alone, where `load_model` is from, 
 imported on first use, for that takes seconds.
 """
 
+from typing import TYPE_CHECKING
+
 from early_exit.confidence import MEASURES, LayerView, get_measure
 from early_exit.decoding.engine import Engine, Prompt
 from early_exit.decoding.reference import Decoded, DecoderSteps, decode_reference
@@ -16,6 +18,9 @@ from early_exit.setting import DecodingSetting
 from early_exit.training.exit_losses import joint_cross_entropy
 from early_exit.training.objectives import OBJECTIVES, Objective, objective_loss
 from early_exit.training.weightings import LAYER_WEIGHTINGS, layer_weights
+
+if TYPE_CHECKING:
+    from early_exit.models.loading import load_model
 
 __all__ = [
     "LAYER_WEIGHTINGS",

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 _BINS = 10
 
 
-def quality(confidence: np.ndarray, agrees: np.ndarray) -> dict[str, float | list]:
+def quality(confidence: np.ndarray, agrees: np.ndarray) -> dict[str, float | list | None]:
     """Of one layer. confidence: [tokens] in [0, 1]; agrees: [tokens] bool.
 
     agreement: share that agrees; auroc: probability that an agreeing token has the higher confidence, ties

@@ -87,7 +87,7 @@ class HeadWeights:
         offsets = [layer.offset.item() for layer in self.layers]
         outputs = [layer.output for layer in self.layers]
         heads = list(zip(hidden, outputs, offsets, strict=True))
-        return NativeExitHeads(heads, self.norm_floor.item())
+        return NativeExitHeads(heads, self.norm_floor.item())  # pyright: ignore[reportArgumentType]
 
 
 class HeadRun:

@@ -212,7 +212,7 @@ class ExitPolicy:
 
     def threshold_at(self, position: int, max_new_tokens: int) -> float | Tensor:
         """The threshold at a position, λ times the decay; within [0, 1] as both are."""
-        return self.threshold * self.decay(position, max_new_tokens)
+        return self.threshold * float(self.decay(position, max_new_tokens))
 
     def exits(self, confidence: Tensor, position: int, max_new_tokens: int) -> Tensor:
         """Which rows leave: [rows] bool from their confidences [rows]. Raises ValueError on NaN."""

@@ -1,12 +1,10 @@
 """What contention.py measures; times are not asserted."""
 
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import contention
+from benchmarks import contention
 
 
 def test_each_system_is_measured_beside_neighbours(monkeypatch):

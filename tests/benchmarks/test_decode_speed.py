@@ -3,19 +3,15 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import decode_speed
-import stream
-import systems
-from bandwidth import step_bytes
-from speed_report import aims
-from systems import Setting, System
-from text_check import LARGEST, lost_logit
+from benchmarks import decode_speed, stream, systems
+from benchmarks.bandwidth import step_bytes
+from benchmarks.speed_report import aims
+from benchmarks.systems import Setting, System
+from benchmarks.text_check import LARGEST, lost_logit
 
 SETTING = Setting("tiny", batch=2, source=9, new_tokens=5, seed=3)
 

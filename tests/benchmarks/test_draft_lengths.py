@@ -1,19 +1,14 @@
 """The replay of drafts counts what decoding them counts."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.draft_lengths import Costs, Record, compare, recorded, replay
 from early_exit import ExitPolicy
 from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
-from tests.cli.conftest import ROOT
 from tests.tiny import MODELS, source_batch
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from draft_lengths import Costs, Record, compare, recorded, replay
 
 BATCH = source_batch(12, 8)
 SOURCES = [Source.of(*row) for row in zip(BATCH["input_ids"], BATCH["attention_mask"], strict=True)]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tests.benchmarks.test_scripts import CHECKPOINT, ROOT
+from tests.benchmarks.test_scripts import CHECKPOINT
 from tests.tiny import tiny_model
 
 
@@ -20,11 +20,9 @@ def test_a_checkpoint_is_measured_once(tmp_path, monkeypatch):
     ]
     data = tmp_path / "records.json"
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
-    script = str(ROOT / "benchmarks" / "own_text.py")
-    argv = [script, str(CHECKPOINT), str(tmp_path), "--data", str(data), "--variants", "start"]
+    argv = ["own_text", str(CHECKPOINT), str(tmp_path), "--data", str(data), "--variants", "start"]
     monkeypatch.setattr(sys, "argv", [*argv, "--results", str(tmp_path / "results")])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    scope = runpy.run_path(script, run_name="__main__")
+    scope = runpy.run_module("benchmarks.own_text", run_name="__main__")
     row = json.loads((tmp_path / "results" / "start.json").read_text())
     assert len(row["agreement"]) == 5
     assert all(0.3 < share <= 1 for share in row["agreement"])
@@ -38,7 +36,7 @@ def test_a_checkpoint_is_measured_once(tmp_path, monkeypatch):
 def test_agreement_counts_tokens_of_all_batches():
     """By full depth's own logits, a text at a time."""
     model = tiny_model()
-    scope = runpy.run_path(str(ROOT / "benchmarks" / "own_text.py"), run_name="benchmark")
+    scope = runpy.run_module("benchmarks.own_text")
     generator = torch.Generator().manual_seed(0)
     sources, texts = (
         [torch.randint(2, 97, (1 + number % size,), generator=generator).tolist() for number in range(40)]

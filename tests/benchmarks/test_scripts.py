@@ -21,8 +21,7 @@ def run(tmp_path, monkeypatch):
     def call(script: str, *flags: str) -> list[dict]:
         path = tmp_path / "results.json"
         monkeypatch.setattr(sys, "argv", [script, *flags, "--json", str(path)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+        runpy.run_module(f"benchmarks.{script}", run_name="__main__")
         return json.loads(path.read_text())["rows"]
 
     return call
@@ -30,25 +29,25 @@ def run(tmp_path, monkeypatch):
 
 def test_confidence_cost(run):
     sizes = "--shape tiny --batch 1 --source 8 --new-tokens 2 --quick --precision float32"
-    rows = run("confidence_cost.py", *sizes.split(), *THREADS)
+    rows = run("confidence_cost", *sizes.split(), *THREADS)
     assert rows[0]["method"] == "no confidence"
     assert rows[0]["ratio_to_no_confidence"] == 1
 
 
 def test_ways_to_gather_rows_of_the_head(run):
     sizes = "--gather --shape tiny --batch 1 --quick"
-    assert {row["k"] for row in run("confidence_cost.py", *sizes.split(), *THREADS)} == {2000, 10000}
+    assert {row["k"] for row in run("confidence_cost", *sizes.split(), *THREADS)} == {2000, 10000}
 
 
 def test_head_training(run):
     sizes = "--shape tiny --vocabulary 100 --batch 1 --source 8 --target 4 --rounds 1"
-    assert run("head_training.py", *sizes.split())[-1]["heads"] == "all together"
+    assert run("head_training", *sizes.split())[-1]["heads"] == "all together"
 
 
 def test_guarantee(run, tmp_path):
     quality = 1 - np.linspace(0, 0.5, 6) * np.random.default_rng(0).uniform(size=(40, 1))
     np.savez(tmp_path / "table.npz", thresholds=np.linspace(1, 0.5, 6), rouge_l=quality)
-    rows = run("guarantee.py", "--loss-table", str(tmp_path / "table.npz"), "--n", "20", "--redraws", "3")
+    rows = run("guarantee", "--loss-table", str(tmp_path / "table.npz"), "--n", "20", "--redraws", "3")
     assert all(0 <= row["violation_rate"] <= 1 for row in rows)
 
 
@@ -60,7 +59,7 @@ def test_precision(run, tmp_path):
     ]
     data = tmp_path / "records.json"
     data.write_text("".join(json.dumps(record) + "\n" for record in records))
-    rows = run("precision.py", "--model", str(CHECKPOINT), "--file", str(data), "--new-tokens", "4")
+    rows = run("precision", "--model", str(CHECKPOINT), "--file", str(data), "--new-tokens", "4")
     exact = [row for row in rows if row["precision"] == "float32"]
     assert all(row["tokens_identical"] == 1 for row in exact)
 

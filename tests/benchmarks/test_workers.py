@@ -1,15 +1,12 @@
 """The processes that speed is measured in. They import this file: it imports little."""
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from workers import Workers
+from benchmarks.workers import Workers
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,18 @@ def test_all_are_what_the_plain_loop_gives(exits, verify, rows, max_draft, limit
         assert 0 <= drafting.accepted <= drafting.drafted
         assert drafting.layers >= int(decoded.exit_layers[row].sum())
         assert drafting.accepted + drafting.blocks >= tokens
+        assert len(drafting.dropped) == drafting.drafted - drafting.accepted
+
+
+def test_dropped_drafts_are_not_what_full_depth_writes():
+    inputs = source_batch(4, 9) | {"max_new_tokens": 14, "return_dict_in_generate": True}
+    decoded = MODELS["t5"].generate(**inputs, exit_policy=ExitPolicy(static_layer=1, verify="exact"))
+    alone = ExitPolicy(static_layer=1, verify="exact", max_draft=1)  # each draft is checked by itself
+    one_by_one = MODELS["t5"].generate(**inputs, exit_policy=alone)
+    assert any(drafting.dropped for drafting in decoded.drafting)
+    for text, drafting in zip(one_by_one.sequences[:, 1:].tolist(), one_by_one.drafting, strict=True):
+        assert drafting.dropped
+        assert all(text[place] != token for place, token in drafting.dropped)
 
 
 def test_parallel_and_lenient_meet_where_everything_is_accepted():

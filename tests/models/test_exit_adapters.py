@@ -8,12 +8,9 @@ from transformers import T5ForConditionalGeneration
 
 from early_exit import ExitPolicy
 from early_exit.kernels.torch_kernels import TorchKernels
-from early_exit.models.adapter import decoder_tensors
-from early_exit.models.decoding_cost import bytes_per_token
 from early_exit.models.engines import forget_engines
 from early_exit.models.generation import reference_generate
 from early_exit.models.loading import load_model
-from early_exit.setting import DecodingSetting
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, TOLERANCES, source_batch, tiny_model
 
@@ -36,7 +33,9 @@ def adapted_model(family: str = "t5", rank: int | None = None, heads: bool = Tru
 ADAPTED = {family: adapted_model(family) for family in FAMILIES}
 
 
-@given(family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 7), seed=st.integers(0, 99), data=st.data())
+@given(
+    family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 7), seed=st.integers(0, 99), data=st.data()
+)
 def test_the_engine_equals_the_reference(family, rows, seed, data):
     options = {
         **source_batch(rows, 9, seed),

@@ -49,7 +49,7 @@ class Promise:
         """Of losses, of the same shape, in [0, 1]; NaN stays."""
         losses = np.asarray(losses, dtype=np.float64)
         if self.guarantee == "share":
-            return np.where(np.isnan(losses), np.nan, losses > self.above)
+            return np.where(np.isnan(losses), np.nan, losses > np.float64(self.above))
         if self.guarantee == "cvar":
             above = self._above(delta)
             return np.maximum(losses - above, 0) / (1 - above)

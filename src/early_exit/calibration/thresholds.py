@@ -269,7 +269,7 @@ def calibrate_expectation(
 
 def first_exiting(table: np.ndarray, full_depth: Sequence[bool]) -> int:
     """The first evaluated column that exits; the first of all where there is none."""
-    evaluated = ~np.isnan(table).all(axis=0)
+    evaluated = np.logical_not(np.isnan(table).all(axis=0))
     return next((index for index, deep in enumerate(full_depth) if not deep and evaluated[index]), 0)
 
 

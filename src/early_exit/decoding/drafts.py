@@ -96,6 +96,7 @@ class Drafts:
         states = self._rows.cache.exit_states[0, :0]
         deepest_left = min(self._stands[slot][-1] for slot in slots.tolist())
         _, through = self._run(_Front(Items(nothing, nothing), states, none, none), slots, deepest_left)
+        assert through is not None  # nothing is asked on the way
         return self._settle(through, choose)
 
     def _run(self, front: _Front, slots: np.ndarray, layer: int) -> tuple[Left | None, _Front | None]:

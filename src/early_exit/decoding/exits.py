@@ -137,7 +137,7 @@ class ConfidenceExits(Exits):
 
     def __init__(self, *args, exit_head: HeadRun | None = None):
         super().__init__(*args)
-        self._measure = get_measure(self._policy.measure)
+        self._measure = get_measure(self._policy.measure)  # pyright: ignore[reportArgumentType]
         self.reads_previous = self._measure.reads_previous
         self._exit_head = exit_head
 

@@ -31,28 +31,35 @@ class DecoderSteps(Protocol):
 
     def embed(self, token: Tensor) -> Tensor:
         """[1] int64 → [1, d_model]."""
+        ...
 
     def run_layer(self, layer: int, hidden: Tensor) -> Tensor:
         """Input state of a layer [1, d_model] → its output [1, d_model]; keeps keys and values."""
+        ...
 
     def fill_layer(self, layer: int, hidden: Tensor) -> None:
         """Keeps the keys and values that a skipped layer has for the exit state [1, d_model]."""
+        ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Output of the last layer [1, d_model] → logits [1, vocabulary]."""
 
     def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """Output of any layer [1, d_model] → logits of its exit [1, vocabulary]."""
+        ...
 
     def head_logits(self, head: str, layer: int, states: Tensor) -> Tensor:
         """Log-odds [1] of a layer's exit head at the last of the states [1, n, d_model] that all tokens so
         far had there: the layer's output, or the exit state of a token that left before."""
+        ...
 
     def shortlist(self, size: int) -> Tensor:
         """The `size` most frequent tokens, [size] int64, in any order."""
+        ...
 
     def fork(self) -> "DecoderSteps":
         """A copy; what it runs does not change this one."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -157,14 +164,15 @@ def _run_until_exit(
         if not policy.tries_exit(layer, decoder.num_layers):
             continue
         exit_logits.propose(layer, hidden)
+        measure = str(policy.measure)  # it tries exits
         view = LayerView(
             hidden,
             previous,
             logits=partial(exit_logits, layer, hidden),
-            head=partial(_head_logits, decoder, policy.measure, layer, history[layer]),
+            head=partial(_head_logits, decoder, measure, layer, history[layer]),
             final_tokens=partial(_final_tokens, decoder, layer, hidden),
         )
-        confidence = get_measure(policy.measure)(view)  # [1]
+        confidence = get_measure(measure)(view)  # [1]
         if policy.exits(confidence, position, max_new_tokens).item():
             return hidden, layer, confidence.item()
     return hidden, last_layer, float("nan")

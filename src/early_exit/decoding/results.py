@@ -45,7 +45,8 @@ class Drafting:
 
     layers: that were run, over all tokens, those that were dropped and prefixes left out included; blocks:
     runs through the deepest layer; drafted, accepted: tokens. reads: layers that the row has read, once for
-    all of its tokens that ran together: what its time goes with where it is decoded alone.
+    all of its tokens that ran together: what its time goes with where it is decoded alone. dropped: drafts
+    that did not stay, as (place in the text from 0, token), in the order in which they were dropped.
     """
 
     layers: int = 0
@@ -53,6 +54,7 @@ class Drafting:
     blocks: int = 0
     drafted: int = 0
     accepted: int = 0
+    dropped: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class DecodedBatch:
             pad_sequence(confidences, batch_first=True, padding_value=float("nan")).to(device),
             torch.tensor([row.max_stay_confidence for row in rows]).to(device),
             torch.tensor([row.min_exit_confidence for row in rows]).to(device),
-            None if rows[0].drafting is None else [row.drafting for row in rows],
+            None if rows[0].drafting is None else [row.drafting for row in rows if row.drafting],
             **counts,
         )
 

@@ -79,6 +79,8 @@ class Rows:
         for slot, dropped in zip(slots.tolist(), (self.position[slots] - positions).tolist(), strict=True):
             if dropped:
                 row = self.results[slot]
+                first = len(row.tokens) - dropped
+                row.drafting.dropped += enumerate(row.tokens[-dropped:], start=first)
                 del row.tokens[-dropped:], row.exit_layers[-dropped:], row.confidences[-dropped:]
         self.step[slots] -= self.position[slots] - positions
         self.position[slots] = positions

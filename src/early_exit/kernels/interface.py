@@ -132,9 +132,11 @@ class Shortlist(Protocol):
 
     def logits(self, states: Tensor) -> Tensor:
         """Of these tokens. [items, d_model] → [items, n] float32."""
+        ...
 
     def top(self, states: Tensor) -> Top:
         """What a greedy choice among these tokens needs; by the vocabulary's numbers. [items, d_model]."""
+        ...
 
 
 class Kernels(Protocol):
@@ -154,6 +156,7 @@ class Kernels(Protocol):
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         """[n] int64 → [n, d_model] float32."""
+        ...
 
     def run(
         self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
@@ -165,6 +168,7 @@ class Kernels(Protocol):
         earlier positions that lack them are made from the states these left with (`KVCache.exit_states`).
         An item's result does not depend on the other items.
         """
+        ...
 
     def adapted(self, layer: int, states: Tensor) -> Tensor:
         """What the exit after a layer reads instead of its outputs [n, d_model], by `tensors.exit_adapters`;
@@ -172,12 +176,16 @@ class Kernels(Protocol):
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with for logits. [n, d_model] → the same."""
+        ...
 
     def logits(self, states: Tensor) -> Tensor:
         """Of an exit. [n, d_model] → [n, vocabulary] float32."""
+        ...
 
     def top(self, states: Tensor) -> Top:
         """The same, but only the two largest are told. [n, d_model]."""
+        ...
 
     def shortlist(self, tokens: Tensor) -> Shortlist:
         """Of the tokens [n] int64, rising."""
+        ...

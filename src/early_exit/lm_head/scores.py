@@ -13,9 +13,11 @@ class Part(Protocol):
 
     def tokens(self) -> np.ndarray:
         """The likeliest tokens [n] int64, the lowest number of equals."""
+        ...
 
     def logits(self) -> Tensor:
         """[n, vocabulary] float32."""
+        ...
 
 
 class Scores:

@@ -101,7 +101,8 @@ class _Terms:
         gradient.scatter_add_(-1, target, -torch.ones_like(target, dtype=gradient.dtype))
         gradient.mul_(self.weights[exit])
         if softened is not None:
-            gradient.add_(softened.exp_().sub_(teacher), alpha=self.distillation[exit] * self.temperature)
+            alpha = self.distillation[exit] * self.temperature
+            gradient.add_(softened.exp_().sub_(teacher), alpha=alpha)  # pyright: ignore[reportArgumentType]
         return gradient
 
 
@@ -147,7 +148,7 @@ class _ChunkedLosses(torch.autograd.Function):
                     if want_head and compute == head.dtype:
                         head_grad.addmm_(gradient.T, inputs)
                     elif want_head:  # chunks are summed in the head's own precision
-                        head_grad += gradient.T @ inputs
+                        head_grad += gradient.T @ inputs  # pyright: ignore[reportOperatorIssue]
         ctx.save_for_backward(head_grad, *state_grads)
         loss = (exit_losses * exit_losses.new_tensor(terms.weights)).sum() + divergences
         ctx.mark_non_differentiable(exit_losses)

@@ -75,7 +75,7 @@ class Objective:
 
     def terms(self, num_layers: int) -> Terms:
         """For L layers. Raises ValueError where S is outside 1 to L − 1."""
-        if self.is_shallow_deep and not 1 <= self.shallow_layer < num_layers:
+        if self.is_shallow_deep and not 1 <= (self.shallow_layer or 0) < num_layers:
             raise ValueError(f"shallow layer {self.shallow_layer} is outside 1 to {num_layers - 1}")
         terms = OBJECTIVES[self.name](self, num_layers)
         return terms if self.counted is None else terms.of_layers({*self.counted, num_layers})
@@ -144,6 +144,6 @@ def objective_loss(
     if terms.matching is not None:
         kept = labels != ignore_index
         normed = [state[kept] / scale for state in inputs]
-        hidden = hidden_state_loss(normed, objective.shallow_layer, terms.matching, transform)
+        hidden = hidden_state_loss(normed, objective.shallow_layer or 0, terms.matching, transform)
         loss = loss + objective.alpha * hidden
     return loss, exit_losses

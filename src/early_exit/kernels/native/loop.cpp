@@ -346,8 +346,8 @@ class Decoding {
 
   // From here on, `Drafts`.
   int32_t* stands(int64_t slot) const { return loop_.stands + slot * loop_.max_draft; }
-  int64_t& count(int64_t slot, int which) const { return loop_.counts[slot * 5 + which]; }
-  enum Counts { LAYERS, READS, BLOCKS, DRAFTED, ACCEPTED };
+  int64_t& count(int64_t slot, int which) const { return loop_.counts[slot * 6 + which]; }
+  enum Counts { LAYERS, READS, BLOCKS, DRAFTED, ACCEPTED, DROPPED };
 
   void step_drafts() {
     std::vector<int64_t> rows;
@@ -508,6 +508,7 @@ class Decoding {
     loop_.drafts[slot] = 0;
     if (place == next) return end(slot);  // all stay, and the last one ends the text
     const int64_t dropped = loop_.position[slot] - front.positions[place];
+    drop(slot, dropped);
     loop_.position[slot] -= dropped;
     loop_.step[slot] -= dropped;
     for (int layer = 0; layer < loop_.last_layer; layer++) {
@@ -515,6 +516,16 @@ class Decoding {
       filled = std::min(filled, front.positions[place] + 1);
     }
     if (advance(slot, tops[place].token, loop_.last_layer, NAN)) end(slot);
+  }
+
+  // Notes which tokens at the end of a text are dropped.
+  void drop(int64_t slot, int64_t number) {
+    const int64_t room = loop_.max_new_tokens * loop_.max_draft;
+    for (int64_t place = loop_.step[slot] - number; place < loop_.step[slot]; place++) {
+      int32_t* note = loop_.dropped + (slot * room + count(slot, DROPPED)++) * 2;
+      note[0] = (int32_t)place;
+      note[1] = (int32_t)text(slot)[place];
+    }
   }
 
   bool stays(const Top& full, int64_t draft) const {

@@ -43,10 +43,12 @@ struct Loop {
   int64_t *tokens, *exit_layers;
   float* confidences;
   double *max_stay, *min_exit;
-  // Of drafts: stands [slots, max_draft], by rising position; counts [slots, 5] in the order of `Drafting`.
+  // Of drafts: stands [slots, max_draft], by rising position; counts [slots, 6] in the order of `Drafting`,
+  // and the number of those dropped; dropped [slots, max_new_tokens · max_draft, 2], place and token.
   int32_t* stands;
   int32_t* drafts;
   int64_t* counts;
+  int32_t* dropped;
   uint8_t* ended;
 };
 

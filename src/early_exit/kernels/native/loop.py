@@ -22,7 +22,7 @@ _VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS,
 _NO_ROOM, _NAN_CONFIDENCE = 3, 4
 _POINTERS = (
     "prompt token position layer step embedding thresholds planned ends tokens exit_layers confidences "
-    "max_stay min_exit stands drafts counts ended"
+    "max_stay min_exit stands drafts counts dropped ended"
 ).split()
 
 
@@ -70,7 +70,8 @@ class NativeLoop:
         shortlist: NativeShortlist | None = None,
     ):
         self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist)
-        self._kernels: NativeKernels = rows.kernels
+        assert isinstance(rows.kernels, NativeKernels)
+        self._kernels = rows.kernels
         self._library = native_library()
         slots, steps = len(rows.prompt), max_new_tokens
         adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
@@ -90,10 +91,11 @@ class NativeLoop:
             "min_exit": np.zeros(slots),
             "stands": np.zeros((slots, drafts), np.int32),
             "drafts": np.zeros(slots, np.int32),
-            "counts": np.zeros((slots, 5), np.int64),
+            "counts": np.zeros((slots, 6), np.int64),
+            "dropped": np.zeros((slots, steps * drafts if policy.verify else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
         } | {name: getattr(rows, name) for name in _POINTERS[:5]}
-        addresses = {name: _address(array) for name, array in self._arrays.items()}
+        addresses: dict[str, int | None] = {name: _address(array) for name, array in self._arrays.items()}
         if policy.static_layer is None:
             addresses["planned"] = None
         limit = policy.rollback_threshold if policy.verify == "rollback" else policy.accept_ratio
@@ -167,7 +169,9 @@ class NativeLoop:
         row.max_stay_confidence = float(arrays["max_stay"][slot])
         row.min_exit_confidence = float(arrays["min_exit"][slot])
         if self._policy.verify is not None:
-            row.drafting = Drafting(*arrays["counts"][slot].tolist())
+            *counts, number = arrays["counts"][slot].tolist()
+            row.drafting = Drafting(*counts)
+            row.drafting.dropped = [tuple(each) for each in arrays["dropped"][slot, :number].tolist()]
 
 
 def _address(array: np.ndarray | torch.Tensor) -> int:

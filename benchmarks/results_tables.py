@@ -1,0 +1,191 @@
+"""Tables of the results page, from the JSON files in benchmarks/results."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.drafts import table as drafts_table
+from benchmarks.headline import table as headline_table
+from benchmarks.own_text import table_of as own_text_table
+from benchmarks.speed_report import aims_table
+from benchmarks.speed_report import main_table as speed_table
+from early_exit.models.calibration_file import setting_of
+from util.files import read_json
+from util.results import markdown_table, setting_name, table_rows
+
+RESULTS = Path(__file__).with_name("results")
+_SMALL, _WIDE = "E2E model, float32", "the same at T5-small's cost, int8"
+
+
+def load(name: str) -> Any:
+    """A file of benchmarks/results, by its path there without ending."""
+    for suffix in (".json", ".json.gz"):
+        content = read_json(RESULTS / f"{name}{suffix}")
+        if content is not None:
+            return content
+    raise FileNotFoundError(RESULTS / name)
+
+
+def headline() -> str:
+    """What is certified and what it saves, for the README."""
+    own, wide = "drafts/e2e-small-own", "drafts/wide-own-mlp"
+    rows = [
+        _exact(_SMALL, own, "static 1 exact ×7, float32"),
+        _certified(_SMALL, "certified/parallel", 0.05),
+        _certified(_SMALL, "certified/parallel", 0.1),
+        _certified(_SMALL, "certified/exits", 0.1),
+        _exact(_WIDE, wide, "MLP λ=0.3 max=1 exact ×8, int8"),
+        _certified(_WIDE, "certified/wide_mlp_parallel", 0.1, (wide, "MLP λ=0.65 parallel ×8, int8")),
+    ]
+    header = ["model", "mean loss at most", "setting", "loss on held-out texts", "times full depth's speed"]
+    return markdown_table([header, *rows])
+
+
+def _exact(model: str, file: str, system: str) -> list[str]:
+    speed = _draft_row(file, system)["times_full_depth"]
+    return [model, "0: full depth's text", _without_precision(system), "0", f"{speed:.1f}"]
+
+
+def _certified(model: str, file: str, delta: float, timed: tuple[str, str] | None = None) -> list[str]:
+    """A row of a verdict. timed: file and system of the speed, where the verdict's is against another
+    precision's full depth."""
+    verdict = load(file)
+    entry = next(each for each in verdict["deltas"] if each["delta"] == delta)
+    speed = entry["speedup"] if timed is None else _draft_row(*timed)["times_full_depth"]
+    setting = setting_name(setting_of(verdict, entry).policy)
+    return [model, f"{delta:g}", setting, f"{entry['held_out']['mean']:.3f}", f"{speed:.1f}"]
+
+
+def _draft_row(file: str, system: str) -> dict[str, Any]:
+    rows = load(file)["rows"]
+    return next(row for row in rows if row["system"] == system and row["batch"] == 1)
+
+
+def _without_precision(system: str) -> str:
+    return system.rsplit(",", 1)[0]
+
+
+def verdicts() -> str:
+    """Every certificate in the folder `certified` and those of the demo and E2E."""
+    rows = [["calibration", "δ", "certified", "n", "held out", "95% interval", "layers", "speed"]]
+    names = (
+        "certified/exits",
+        "certified/parallel",
+        "certified/wide_mlp_exits",
+        "certified/wide_mlp_parallel",
+        "calibration_e2e/calibration",
+        "demo/calibration",
+    )
+    for name in names:
+        verdict = load(name)
+        for entry in sorted(verdict["deltas"], key=lambda each: each["delta"]):
+            held_out, exits = entry["held_out"], entry["certified"] and entry["threshold"] < 1
+            setting = setting_name(setting_of(verdict, entry).policy) if exits else "full depth alone"
+            check = ["", ""] if held_out is None else [
+                f"{held_out['mean']:.3f}", f"{held_out['low']:.3f} to {held_out['high']:.3f}"
+            ]  # fmt: skip
+            figures = [f"{entry['block_avg']:.2f}", f"{entry['speedup']:.2f}"] if held_out else ["", ""]
+            rows.append([name, f"{entry['delta']:g}", setting, str(entry["n"]), *check, *figures])
+    return markdown_table(rows)
+
+
+def sweep(name: str) -> Callable[[], str]:
+    """A sweep's own table."""
+    return lambda: markdown_table(table_rows(load(name)["points"]))
+
+
+def drafts(name: str) -> Callable[[], str]:
+    return lambda: drafts_table(load(name)["rows"])
+
+
+def speed() -> str:
+    """Time of a token by system, and what was aimed at."""
+    results = load("decode_speed/native-t5-small")
+    return f"{speed_table(results['rows'])}\n\n{aims_table(results['aims'])}"
+
+
+def quality_and_speed() -> str:
+    return headline_table(load("headline/headline")["rows"])
+
+
+def own_text() -> str:
+    names = ("start", "gold", "own", "own_kd", "own_propagation")
+    return own_text_table({name: load(f"own_text/{name}") for name in names})
+
+
+def plain(name: str, columns: dict[str, tuple[str, str]]) -> Callable[[], str]:
+    """The rows of a file. columns: header → key and format."""
+
+    def table() -> str:
+        rows = [[_cell(row.get(key), how) for key, how in columns.values()] for row in load(name)["rows"]]
+        return markdown_table([list(columns), *rows])
+
+    return table
+
+
+def guarantee() -> str:
+    """How often a certified setting breaks its promise, on a real table; of each way the worst δ."""
+    found = load("guarantee/cnndm_t5large")
+    rows = [["what", "δ", "n", "violations", "certified", "mean layers"]]
+    for row in found["rows"]:
+        if row["kind"] in ("bound", "promise", "knobs", "naive") and row["n"] in (100, 200, 500):
+            certified = _cell(row.get("certified_rate"), ".2f")
+            violations = f"{100 * row['violation_rate']:.1f}%"
+            layers = _cell(row.get("layers"), ".1f")
+            rows.append([row["what"], f"{row['delta']:.3g}", str(row["n"]), violations, certified, layers])
+    return markdown_table(rows)
+
+
+def _cell(value: Any, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+# By the name that pages use.
+TABLES: dict[str, Callable[[], str]] = {
+    "headline": headline,
+    "certified": verdicts,
+    "drafts": drafts("drafts/e2e-small-own"),
+    "drafts_wide": drafts("drafts/wide-own-mlp"),
+    "demo": sweep("demo/sweep"),
+    "e2e": sweep("e2e/sweep"),
+    "measures": sweep("confidence_e2e/sweep"),
+    "speed": speed,
+    "speed_and_quality": quality_and_speed,
+    "own_text": own_text,
+    "guarantee": guarantee,
+    "confidence_cost": plain(
+        "confidence_cost/t5-small",
+        {
+            "measure": ("method", ""), "precision": ("precision", ""), "batch": ("batch", "d"),
+            "ms/token": ("ms_per_token", ".2f"), "ratio": ("ratio_to_no_confidence", ".2f"),
+        },
+    ),
+    "precision": plain(
+        "precision",
+        {
+            "exits": ("policy", ""), "precision": ("precision", ""), "ROUGE-L": ("rougeL", ".2f"),
+            "same texts": ("texts_identical", ".1%"), "same tokens": ("tokens_identical", ".1%"),
+        },
+    ),
+    "calibration_cost": plain(
+        "calibration_cost",
+        {
+            "procedure": ("procedure", ""), "seconds": ("seconds", ".0f"),
+            "passes over the prompts": ("passes", ".1f"), "ratio": ("ratio_to_ours", ".1f"),
+        },
+    ),
+    "train_step": plain(
+        "train_step",
+        {
+            "variant": ("variant", ""), "seconds": ("seconds", ".2f"), "time": ("time_ratio", ".2f"),
+            "peak memory": ("memory_ratio", ".2f"),
+        },
+    ),
+    "head_training": plain(
+        "head_training",
+        {
+            "heads": ("heads", ""), "seconds a step": ("seconds_per_step", ".2f"),
+            "ratio": ("ratio_to_all_apart", ".2f"),
+        },
+    ),
+}  # fmt: skip
