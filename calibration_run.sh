@@ -25,7 +25,7 @@ CALIBRATION_FLAGS=()
 # shellcheck disable=SC2206 # a list of words
 [ -z "$THRESHOLDS" ] || CALIBRATION_FLAGS+=(--thresholds $THRESHOLDS)
 # shellcheck disable=SC2086 # DELTAS is a list of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --do_cali True --predict_with_generate --deploy_scenario True --use_synchronize True \
