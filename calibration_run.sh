@@ -33,7 +33,7 @@ CALIBRATION_FLAGS=()
 # shellcheck disable=SC2206
 [ -z "$GRID" ] || CALIBRATION_FLAGS+=(--calibrate_grid $GRID)
 # shellcheck disable=SC2086 # DELTAS is a list of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --do_cali True --predict_with_generate --deploy_scenario True --use_synchronize True \

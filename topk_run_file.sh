@@ -26,11 +26,11 @@ print("none", *(max(1, round(k * vocabulary / 32128)) for k in (2000, 10000, 200
 PYTHON
   )
 fi
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" --static_exit_layer last "$@"
 # shellcheck disable=SC2086 # lists of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_early_exit True --exit_conf_type softmax --exit_min_layer "$MIN_LAYER" \

@@ -14,7 +14,7 @@ EPOCHS=${EPOCHS:-1}
 MAX_TRAIN_SAMPLES=${MAX_TRAIN_SAMPLES:-}
 [ -z "$MAX_TRAIN_SAMPLES" ] || DATA_FLAGS+=(--max_train_samples "$MAX_TRAIN_SAMPLES")
 
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --do_train --train_meta_cm_head --output_hidden_states_decoder \

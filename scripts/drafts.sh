@@ -11,7 +11,7 @@ MAX_DRAFT=${MAX_DRAFT:-4 6 8}
 VERIFY=${VERIFY:-exact}
 
 # shellcheck disable=SC2086 # lists of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --static_exit_layer $DRAFT_LAYERS --verify "$VERIFY" --max_draft $MAX_DRAFT \

@@ -30,7 +30,7 @@ TEXT_FLAGS=(--own_text_gold_share "$GOLD_SHARE")
 [ -z "$UNLABELLED_FILE" ] || TEXT_FLAGS+=(--unlabelled_file "$UNLABELLED_FILE")
 [ -z "$DOCUMENTS" ] || TEXT_FLAGS+=(--max_train_samples "$DOCUMENTS")
 
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --do_train --train_on_own_text True "${TEXT_FLAGS[@]}" \

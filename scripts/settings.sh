@@ -4,11 +4,17 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+TASK=${TASK:-summarization}           # or translation, question_answering
+SOURCE_LANG=${SOURCE_LANG:-}          # of translation, as the data names them
+TARGET_LANG=${TARGET_LANG:-}
 DATASET=${DATASET:-embedded}
 DATASET_CONFIG=${DATASET_CONFIG:-}
 TRAIN_FILE=${TRAIN_FILE:-}            # instead of DATASET: local .json, .jsonl or .csv files
 VALIDATION_FILE=${VALIDATION_FILE:-}
-SOURCE_PREFIX=${SOURCE_PREFIX:-summarize: }
+case $TASK in
+  summarization) SOURCE_PREFIX=${SOURCE_PREFIX:-summarize: } ;;
+  *) SOURCE_PREFIX=${SOURCE_PREFIX:-} ;;
+esac
 MAX_SOURCE_LENGTH=${MAX_SOURCE_LENGTH:-512}
 MAX_TARGET_LENGTH=${MAX_TARGET_LENGTH:-128}
 MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES:-}
@@ -22,6 +28,8 @@ DATA_FLAGS=(
   --max_target_length "$MAX_TARGET_LENGTH"
   --seed "$SEED"
 )
+[ -z "$SOURCE_LANG" ] || DATA_FLAGS+=(--source_lang "$SOURCE_LANG")
+[ -z "$TARGET_LANG" ] || DATA_FLAGS+=(--target_lang "$TARGET_LANG")
 if [ -n "$TRAIN_FILE$VALIDATION_FILE" ]; then
   [ -z "$TRAIN_FILE" ] || DATA_FLAGS+=(--train_file "$TRAIN_FILE")
   [ -z "$VALIDATION_FILE" ] || DATA_FLAGS+=(--validation_file "$VALIDATION_FILE")

@@ -9,7 +9,7 @@ OUTPUT_DIR=${OUTPUT_DIR:-save/shallow_deep}
 SHALLOW_LAYER=${SHALLOW_LAYER:-2}
 THRESHOLD=${THRESHOLD:-0.9}
 
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_shallow_deep True --shallow_exit_layer "$SHALLOW_LAYER" \

@@ -10,7 +10,7 @@ THRESHOLDS=${THRESHOLDS:-0.1 0.2 0.3 0.4 0.5 0.6 0.7 0.8 0.9 0.95 1.0}
 MIN_LAYER=${MIN_LAYER:-0}
 
 # shellcheck disable=SC2086 # THRESHOLDS is a list of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_early_exit True --exit_conf_type softmax --exit_min_layer "$MIN_LAYER" \

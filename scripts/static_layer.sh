@@ -9,7 +9,7 @@ OUTPUT_DIR=${OUTPUT_DIR:-save/static_layer}
 LAYERS=${LAYERS:-all}
 
 # shellcheck disable=SC2086 # LAYERS is a list of words
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --static_exit_layer $LAYERS \

@@ -10,7 +10,7 @@ THRESHOLD=${THRESHOLD:-0.9}
 TOP_K=${TOP_K:-100}
 MIN_LAYER=${MIN_LAYER:-1}
 
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_early_exit True --exit_conf_type softmax --exit_conf_threshold "$THRESHOLD" \

@@ -35,7 +35,7 @@ fi
 # A second part that has not finished goes on with the first part that there is.
 if [ "$FIRST_MODEL" = "$OUTPUT_DIR" ] || [ ! -e "$FIRST_MODEL/train_results.json" ] ||
   [ -e "$OUTPUT_DIR/train_results.json" ]; then
-  "$PYTHON" run_summarization.py \
+  "$PYTHON" "run_$TASK.py" \
     "${MODEL_FLAGS[@]}" "${DATA_FLAGS[@]}" \
     --output_dir "$FIRST_MODEL" \
     --do_train \

@@ -1,0 +1,103 @@
+"""The exits of a translation model on a test set: BLEU, chrF, and how often each agrees with full depth.
+
+    python benchmarks/multi30k_exits.py save/multi30k --data ../shared/data/multi30k/test.json \
+        --source_lang de --target_lang en --json benchmarks/results/multi30k/trained.json
+
+For each static exit: corpus BLEU and chrF of its text (sacreBLEU), the mean 1 − chrF to full depth's text,
+the share of texts that are full depth's, and the share of the tokens of full depth's text for which it,
+teacher-forced, chooses the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import AutoTokenizer, Seq2SeqTrainingArguments
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.own_text import agreement
+from early_exit import ExitPolicy
+from early_exit.models.loading import load_model
+from trainers.loss_table import PromptDecoder
+from util.arguments import ModelArguments
+from util.bleu import sentence_chrf, translation_rules, translation_scores
+from util.data import load_split, tokenize
+from util.files import read_json, write_json
+from util.results import markdown_table, provenance
+from util.task_arguments import TranslationArguments
+
+_LONGEST = 64
+
+
+def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> list[dict[str, Any]]:
+    """A row an exit layer, from the first to full depth."""
+    model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    examples = load_split("validation", data, ModelArguments(), samples)
+    tokens = tokenize(examples, tokenizer, data, _LONGEST)
+    training = Seq2SeqTrainingArguments(
+        "unused",
+        use_cpu=True,
+        per_device_eval_batch_size=32,
+        generation_max_length=_LONGEST,
+        report_to="none",
+    )
+    decoder = PromptDecoder(SimpleNamespace(model=model, args=training), tokens)
+
+    def decode(policy: ExitPolicy) -> tuple[list[list[int]], list[str]]:
+        rows = [each.tokens for each in decoder.decode(range(len(tokens)), policy, "float32")]
+        return rows, tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    full_tokens, full_texts = decode(ExitPolicy())
+    shares = [*agreement(model, tokens["input_ids"], full_tokens), 1.0]
+    references, rows = [[text] for text in examples["summary"]], []
+    for layer, share in enumerate(shares, start=1):
+        texts = full_texts if layer == len(shares) else decode(ExitPolicy(static_layer=layer))[1]
+        pairs = list(zip(texts, full_texts, strict=True))
+        rows.append(
+            {
+                "layer": layer,
+                **translation_scores(texts, references, data),
+                "loss_to_full_depth": sum(1 - sentence_chrf(*pair) for pair in pairs) / len(pairs),
+                "same_text": sum(text == full for text, full in pairs) / len(pairs),
+                "agreement": share,
+            }
+        )
+    return rows
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """A row an exit."""
+    cells = [["exit layer", "BLEU", "chrF", "1 − chrF to full depth's text", "same text", "agreement"]]
+    for row in rows:
+        scores = [f"{row[name]:.1f}" for name in ("bleu", "chrf")]
+        shares = [f"{row[name]:.3f}" for name in ("loss_to_full_depth", "same_text", "agreement")]
+        cells.append([str(row["layer"]), *scores, *shares])
+    return markdown_table(cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="folder of a trained checkpoint")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--source_lang", required=True)
+    parser.add_argument("--target_lang", required=True)
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--json", type=Path, required=True)
+    options = parser.parse_args()
+    data = TranslationArguments(
+        validation_file=options.data,
+        source_lang=options.source_lang,
+        target_lang=options.target_lang,
+        max_source_length=_LONGEST,
+    )
+    rows = exits_of(options.model, data, options.samples)
+    training = read_json(Path(options.model) / "train_results.json")
+    about = {"training": training, **provenance(0, "cpu"), **translation_rules(data)}
+    write_json(options.json, {"exits": rows, **about})
+    print(table_of(rows))
+
+
+if __name__ == "__main__":
+    main()
