@@ -15,7 +15,7 @@ lowest threshold whose mean quality is 90% or 95% of the full model's), attempts
 conformal risk control, whose promise is about the mean over draws.
 
 Tables: an .npz with `thresholds` [K] falling, `exit_layer` [K] and `rouge_l` [prompts, K], the first column
-the full model; or the loss_table.json of a calibration. At most --settings of the thresholds are used,
+the full model; or the loss_table.json.gz of a calibration. At most --settings of the thresholds are used,
 evenly. Chains of knobs are the grid's thresholds dealt out to four.
 """
 

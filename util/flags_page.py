@@ -8,18 +8,24 @@ from dataclasses import MISSING, Field, fields
 from functools import partial
 from pathlib import Path
 
-from util.command_line import GROUPS
+from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.calibration_arguments import CalibrationArguments
 from util.generate_arguments import GenerateArguments
 from util.pages import rewrite
 from util.results import markdown_table
+from util.task_arguments import AnswerArguments, TranslationArguments
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 
-def flags_table(group: type) -> str:
-    """A row a flag. group: a dataclass of flags."""
+def flags_table(group: type, of_all: type | None = None) -> str:
+    """A row a flag. group: a dataclass of flags; of_all: one whose flags are left out where they are the
+    same."""
+    shared = set() if of_all is None else {(each.name, _default(each)) for each in fields(of_all)}
     rows = [["flag", "default", "meaning"]]
     for each in fields(group):
+        if (each.name, _default(each)) in shared:
+            continue
         meaning = " ".join(each.metadata.get("help", "").split()).replace("|", "\\|")
         rows.append([f"`--{each.name}`", _default(each), meaning])
     return markdown_table(rows)
@@ -34,11 +40,15 @@ def _default(each: Field) -> str:
     return f"`{' '.join(map(str, value)) if isinstance(value, list) else value}`"
 
 
+_GROUPS = (ModelArguments, DataArguments, ExitArguments, CalibrationArguments, GenerateArguments)
+
 # By the name of the dataclass; transformers' own are transformers' to explain.
 TABLES: dict[str, Callable[[], str]] = {
-    group.__name__: partial(flags_table, group)
-    for group in (*GROUPS, GenerateArguments)
-    if group.__name__ != "Seq2SeqTrainingArguments"
+    **{group.__name__: partial(flags_table, group) for group in _GROUPS},
+    **{
+        group.__name__: partial(flags_table, group, of_all=DataArguments)
+        for group in (TranslationArguments, AnswerArguments)
+    },
 }
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from tests.processes import run_in_two
 from util import run_folder
+from util.files import read_json, write_json
 
 GRID = ["1.0", "0.9", "0.5", "0.3", "0.2", "0.1", "0.05", "0.02", "0.0"]
 
@@ -101,7 +102,7 @@ def test_copied_columns_are_what_decoding_gives(checkpoint, tmp_path):
         checkpoint, tmp_path / "c", "--calibrate_test", "bonferroni", "--calibrate_delta", ".9"
     )
     assert call(*flags) == 0
-    full, *columns = json.loads((tmp_path / "c" / "loss_table.json").read_text())["columns"]
+    full, *columns = read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
     assert full["losses"] == [0.0] * 12
     assert [column["setting"]["threshold"] for column in columns] == list(map(float, GRID))
     assert columns[0]["losses"] == [0.0] * 12
@@ -113,7 +114,7 @@ def test_copied_columns_are_what_decoding_gives(checkpoint, tmp_path):
         alone = tmp_path / threshold
         flags = cali_flags(checkpoint, alone, "--thresholds", threshold, "--calibrate_delta", ".9")
         assert call(*flags) == 0
-        _, only = json.loads((alone / "loss_table.json").read_text())["columns"]
+        _, only = read_json(alone / "loss_table.json.gz")["columns"]
         assert only["decoded"] == 12
         assert {**only, "decoded": 0} == {**column, "decoded": 0}
 
@@ -121,12 +122,12 @@ def test_copied_columns_are_what_decoding_gives(checkpoint, tmp_path):
 def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
     flags = cali_flags(checkpoint, tmp_path / "c")
     assert call(*flags) == 0
-    file = tmp_path / "c" / "loss_table.json"
-    whole = json.loads(file.read_text())
+    file = tmp_path / "c" / "loss_table.json.gz"
+    whole = read_json(file)
     verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
-    file.write_text(json.dumps({**whole, "columns": whole["columns"][:3]}))
+    write_json(file, {**whole, "columns": whole["columns"][:3]})
     assert call(*flags) == 0
-    again = json.loads(file.read_text())["columns"]
+    again = read_json(file)["columns"]
     for column, expected in zip(again, whole["columns"], strict=True):
         assert column["losses"] == expected["losses"]
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
@@ -136,9 +137,7 @@ def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
 def test_two_processes_give_the_table_of_one(checkpoint, tmp_path):
     assert call(*cali_flags(checkpoint, tmp_path / "one")) == 0
     run_in_two(*cali_flags(checkpoint, tmp_path / "two"))
-    one, two = (
-        json.loads((tmp_path / name / "loss_table.json").read_text())["columns"] for name in ("one", "two")
-    )
+    one, two = (read_json(tmp_path / name / "loss_table.json.gz")["columns"] for name in ("one", "two"))
     assert one == two
 
 
@@ -151,7 +150,7 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
     assert found["certified"]
     assert found["n"] == 40
-    speeds = json.loads((tmp_path / "c" / "loss_table.json").read_text())["speeds"]
+    speeds = read_json(tmp_path / "c" / "loss_table.json.gz")["speeds"]
     assert len(speeds) == 4  # of each chain its cheapest setting
     fastest = max(speeds, key=lambda each: each["tokens_per_second"])
     assert found["setting"] == fastest["setting"]
@@ -167,7 +166,7 @@ def test_exact_drafts_are_not_decoded_and_not_tested(capsys, checkpoint, tmp_pat
     knobs = ["--calibrate_grid", "verify=none,exact", "engine_precision=float32,int8", "max_draft=3"]
     more = ["--max_calibrate_samples", "40", "--calibrate_delta", ".5", ".001", "--thresholds", "0.3", "0.05"]
     assert call(*cali_flags(checkpoint, tmp_path / "c", *more, *knobs)) == 0
-    columns = json.loads((tmp_path / "c" / "loss_table.json").read_text())["columns"]
+    columns = read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
     exact = [column for column in columns if column["setting"]["verify"] == "exact"]
     float32, int8 = (
         [each for each in exact if each["setting"]["precision"] == p] for p in ("float32", "int8")

@@ -11,6 +11,7 @@ from tests.cli.conftest import call
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_calibration import cali_flags
 from util.corpus import generate
+from util.files import read_json, write_json
 from util.ledger import LEDGER_FILE
 
 
@@ -64,7 +65,7 @@ def test_a_loss_table_does_not_outlive_its_pipeline(capsys, place):
     """An interrupted run: the generation config, the tokenizer or a document's text is edited, and it goes
     on."""
     run(place, "o")
-    table = json.loads((place / "o" / "loss_table.json").read_text())
+    table = read_json(place / "o" / "loss_table.json.gz")
     state = json.loads((place / "o" / "sweep_run.json").read_text())
 
     def interrupted():
@@ -95,9 +96,9 @@ def test_a_loss_table_does_not_outlive_its_pipeline(capsys, place):
     interrupted()
     for column in table["columns"]:
         column["losses"] = [1.0] * 12
-    (place / "o" / "loss_table.json").write_text(json.dumps({**table, "fingerprint": "another"}))
+    write_json(place / "o" / "loss_table.json.gz", {**table, "fingerprint": "another"})
     run(place, "o")
-    assert json.loads((place / "o" / "loss_table.json").read_text())["columns"][0]["losses"] == [0.0] * 12
+    assert read_json(place / "o" / "loss_table.json.gz")["columns"][0]["losses"] == [0.0] * 12
 
 
 def test_the_delta_to_deploy_is_named_in_advance(place):
@@ -127,7 +128,7 @@ def test_both_numbers_are_about_the_first_setting_that_exits(place):
     """Few prompts, a small δ: λ = 1 fails as well, and the table goes on to the first that exits."""
     more = ("--thresholds", "1.0", "0.12", "--calibrate_delta", ".02", "--calibrate_loss", "mismatch")
     found = run(place, "small", *more)["deltas"][0]
-    columns = json.loads((place / "small" / "loss_table.json").read_text())["columns"]
+    columns = read_json(place / "small" / "loss_table.json.gz")["columns"]
     assert [column["setting"]["threshold"] for column in columns[1:]] == [1.0, 0.12]
     assert found["setting"]["threshold"] == 0.12
     assert found["mean_loss"] == pytest.approx(sum(columns[2]["losses"]) / 12)

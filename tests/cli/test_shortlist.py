@@ -13,6 +13,7 @@ from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from util import rank_tokens
 from util.corpus import generate
+from util.files import read_json
 
 TRAINED_ON = 64  # reports, see conftest.py
 SOFTMAX = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.02"]
@@ -43,7 +44,7 @@ def test_a_list_is_a_knob_of_calibration(model, tmp_path):
         "--predict_with_generate",
     ]  # fmt: skip
     assert call(*flags) == 0
-    columns = json.loads((tmp_path / "cali" / "loss_table.json").read_text())["columns"]
+    columns = read_json(tmp_path / "cali" / "loss_table.json.gz")["columns"]
     assert {column["setting"]["shortlist"] for column in columns} == {None, 40}
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.conftest import DATA, ROOT, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from tests.processes import run_in_two
+from util.files import read_json
 
 SOFTMAX = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.02"]
 
@@ -84,7 +85,7 @@ def test_k_is_a_knob_of_calibration(model, tmp_path):
     assert call(*flags) == 0
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
     assert found["certified"]
-    columns = json.loads((tmp_path / "c" / "loss_table.json").read_text())["columns"]
+    columns = read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
     assert [column["setting"]["top_k"] for column in columns] == [None, None, None, 5, 5]
 
 
