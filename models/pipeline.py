@@ -24,7 +24,8 @@ PIPELINE_VERSION = 1
 
 # Of a model's configuration: what cannot change a token that it decodes.
 _IDLE = frozenset(
-    "exit_calibration exit_heads exit_adapters exit_loss token_ranking _name_or_path architectures transformers_version "
+    "exit_calibration exit_heads exit_adapters exit_loss token_ranking _name_or_path architectures "
+    "transformers_version "
     "dtype torch_dtype use_cache output_hidden_states output_attentions return_dict dropout_rate "
     "classifier_dropout "
     "initializer_factor task_specific_params n_positions chunk_size_feed_forward problem_type id2label "

@@ -14,8 +14,8 @@ _READ = ("input_ids", "attention_mask", "labels")
 
 
 class FrozenTrainer(GenerationTrainer):
-    """Freezes all of a model of `models.t5`; subclasses name what is trained (`requires_grad_`), beside a model
-    that runs once a batch, without dropout."""
+    """Freezes all of a model of `models.t5`, which then runs once a batch, without dropout; subclasses say
+    what is trained beside it (`requires_grad_`)."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -28,9 +28,7 @@ class FrozenTrainer(GenerationTrainer):
         """Loss and outputs of a model's forward, `asked` by its further arguments."""
         model.eval()  # the Trainer turns dropout on before every step
         inputs = {name: inputs[name] for name in _READ} | asked
-        return super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        return super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
 
     def own_share(self, dataset: Dataset) -> Iterator[dict[str, Tensor]]:
         """Batches of this process's examples, as the model takes them."""

@@ -109,4 +109,6 @@ def test_adapters_of_another_model(capsys, adapted, tmp_path):
     fails_with(capsys, eval_flags(copy, tmp_path / "o"), "exit adapters were trained on a model with other")
     smaller = tensors["exit_adapters.changes"][:, :8, :8].contiguous()
     save_file(tensors | {"exit_adapters.changes": smaller}, copy / "model.safetensors", {"format": "pt"})
-    fails_with(capsys, eval_flags(copy, tmp_path / "o"), "the weights have other shapes than its configuration says")
+    fails_with(
+        capsys, eval_flags(copy, tmp_path / "o"), "the weights have other shapes than its configuration says"
+    )

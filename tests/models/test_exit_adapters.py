@@ -9,7 +9,6 @@ from transformers import T5ForConditionalGeneration
 
 from early_exit import ExitPolicy
 from early_exit.kernels.torch_kernels import TorchKernels
-from early_exit.models.adapter import decoder_tensors
 from early_exit.models.decoding_cost import bytes_per_token
 from early_exit.models.engines import forget_engines
 from early_exit.models.generation import reference_generate
@@ -38,7 +37,9 @@ ADAPTED = {family: adapted_model(family) for family in FAMILIES}
 
 
 @settings(max_examples=16)
-@given(family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
+@given(
+    family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 3), seed=st.integers(0, 99), data=st.data()
+)
 def test_the_engine_equals_the_reference(family, rows, seed, data):
     options = {
         **source_batch(rows, 9, seed),
