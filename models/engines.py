@@ -42,8 +42,8 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     numbers of each: writing a few others through `.data` is not noticed, call `forget_engines` then.
     Safe to call from several threads.
 
-    Raises ValueError for an exit head that the model lacks, exit heads and adapters of another model, and for modules that
-    do not compute what their weights say.
+    Raises ValueError for an exit head that the model lacks, exit heads and adapters of another model, and for
+    modules that do not compute what their weights say.
     """
     modules = list(model.named_modules())
     check_readable(model, modules)

@@ -18,8 +18,8 @@ from early_exit.training.exit_losses import joint_cross_entropy
 class ExitAdapters(nn.Module):
     """Maps of the exits 1 to L − 1: state + change · state, where the change is 0 at the start.
 
-    changes: [L − 1, d_model, d_model]; of a rank r the product of outward [L − 1, d_model, r], 0 at the start,
-    and inward [L − 1, r, d_model]. Weight decay draws them to the identity.
+    changes: [L − 1, d_model, d_model]; of a rank r the product of outward [L − 1, d_model, r], 0 at the
+    start, and inward [L − 1, r, d_model]. Weight decay draws them to the identity.
     """
 
     def __init__(self, exits: int, d_model: int, rank: int | None = None):
@@ -38,8 +38,8 @@ class ExitAdapters(nn.Module):
         self.outward = nn.Parameter(torch.zeros(exits, d_model, rank))
 
     def forward(self, layer: int, states: Tensor) -> Tensor:
-        """What the exit after `layer` (1 to L − 1) reads instead of its raw output [..., d_model]; of the same
-        type."""
+        """What the exit after `layer` (1 to L − 1) reads instead of its raw output [..., d_model]; of the
+        same type."""
         if self.changes is not None:
             return states + linear(states, self.changes[layer - 1].to(states.dtype))
         inner = linear(states, self.inward[layer - 1].to(states.dtype))

@@ -23,7 +23,8 @@ def load_model(
     the place of one that the checkpoint has; with a warning and without exits where none was certified.
     hub_options: `revision`, `token`, `cache_dir`, `trust_remote_code` of transformers. Weights are
     read from safetensors only. Raises OSError where there is no such checkpoint or calibration, ValueError
-    for a model type that has no exits here and a calibration that is none.
+    for a model type that has no exits here, weights of other shapes than the configuration's, and a
+    calibration that is none.
     """
     config = AutoConfig.from_pretrained(name_or_path, **hub_options)
     if config.model_type not in MODEL_CLASSES:
@@ -41,6 +42,10 @@ def load_model(
         )
     except SafetensorError as error:
         raise OSError(f"the weights cannot be read: {error}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError("the weights have other shapes than its configuration says") from error
 
 
 def new_model(shape: str, vocab_size: int, dropout_rate: float | None = None) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from torch import Tensor
 from early_exit.confidence import get_measure
 from early_exit.linear import has_native, usable_precision
 from early_exit.models.engines import kept_for
+from early_exit.models.hashes import json_hash
 from early_exit.models.token_ranking import shortlist_of
 from early_exit.setting import DecodingSetting
 
@@ -24,7 +25,8 @@ PIPELINE_VERSION = 1
 
 # Of a model's configuration: what cannot change a token that it decodes.
 _IDLE = frozenset(
-    "exit_calibration exit_heads exit_adapters exit_loss token_ranking _name_or_path architectures transformers_version "
+    "exit_calibration exit_heads exit_adapters exit_loss token_ranking _name_or_path architectures "
+    "transformers_version "
     "dtype torch_dtype use_cache output_hidden_states output_attentions return_dict dropout_rate "
     "classifier_dropout "
     "initializer_factor task_specific_params n_positions chunk_size_feed_forward problem_type id2label "
@@ -105,7 +107,7 @@ def exit_heads_hash(model, measures: Iterable[str]) -> str | None:
 def configuration_hash(model) -> str:
     """Of the model's configuration, but for what cannot change a token."""
     values = {name: value for name, value in model.config.to_dict().items() if name not in _IDLE}
-    return _hash_text(json.dumps(values, sort_keys=True, default=str))
+    return json_hash(values)
 
 
 def tokenizer_hash(tokenizer) -> str:
@@ -117,7 +119,7 @@ def tokenizer_hash(tokenizer) -> str:
         rules = json.loads(backend.to_str())
         rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
     special = {name: str(value) for name, value in tokenizer.special_tokens_map.items()}
-    return _hash_text(json.dumps([type(tokenizer).__name__, special, rules], sort_keys=True))
+    return json_hash([type(tokenizer).__name__, special, rules])
 
 
 def shared_prefix(prompts: Iterable[list[int]], longest: int) -> list[int]:
@@ -181,10 +183,6 @@ def _source_differences(calibrated: dict[str, Any], options: dict[str, Any]) -> 
     if any(row[: len(prefix)] != prefix for row in rows):
         differs.append(f"a prompt without the prefix {calibrated.get('prefix')}")
     return differs
-
-
-def _hash_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @torch.no_grad()

@@ -150,8 +150,8 @@ class EarlyExitMixin:
         return getattr(self.config, "scale_decoder_outputs", False)
 
     def exit_logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model], or what
-        `adapted` makes of it."""
+        """Logits [..., vocabulary] of an exit that reads a layer's raw output `hidden` [..., d_model], or
+        what `adapted` makes of it."""
         return self.lm_head(self.head_input(self.decoder.final_layer_norm(hidden)))
 
     def forward(

@@ -7,8 +7,8 @@ from util.errors import UsageError
 
 
 def prepare_adapters(model, exits: ExitArguments, training: Seq2SeqTrainingArguments) -> None:
-    """Makes the adapters that are to be trained. Raises UsageError for a rank that does not fit the model, for
-    adapters of another model, and where training would change the model that there are adapters for."""
+    """Makes the adapters that are to be trained. Raises UsageError for a rank that does not fit the model,
+    for adapters of another model, and where training would change the model that there are adapters for."""
     if exits.train_exit_adapters:
         try:
             model.add_exit_adapters(exits.exit_adapter_rank)
@@ -21,6 +21,6 @@ def prepare_adapters(model, exits: ExitArguments, training: Seq2SeqTrainingArgum
         raise UsageError(f"--model_name_or_path: {error}") from error
     if model.exit_adapters is not None and training.do_train and not exits.keeps_model:
         raise UsageError(
-            "the model has exit adapters, which training of the model itself would leave behind: train its exits "
-            "from the checkpoint before (--train_exit_adapters and --train_meta_cm_head alone keep the model)"
+            "the model has exit adapters, which training of the model itself would leave behind: train the "
+            "checkpoint without them (--train_exit_adapters and --train_meta_cm_head alone keep the model)"
         )

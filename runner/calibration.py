@@ -13,7 +13,7 @@ from runner.calibration_tables import HeldOutCheck, Prompts, SequentialTable, Ta
 from trainers.generation import GenerationTrainer
 from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
-from util.ledger import Ledger
+from util.ledger import Attempt, Ledger
 from util.pipeline import certified_pipeline, fingerprint_of
 from util.report import write_report
 from util.run_folder import finish_sweep
@@ -37,30 +37,16 @@ def calibrate_exits(
     attempts; spends: whether they share ε. source: of `util.results.provenance`.
     """
     own = prompts["calibration"]
-    identity = (
-        plan.identity()
-        | {"spends": spends}
-        | {"fingerprint": fingerprint_of(pipeline), "references": own.identity()}
-    )
+    key = {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
+    identity = plan.identity() | {"spends": spends}
+    identity |= {"fingerprint": key["fingerprint"], "references": key["prompts"]}
     attempt = ledger.attempt(identity, own.hashes, plan.epsilon, spends)
     plan = plan.with_epsilon(attempt.epsilon)
-    context = Context(
-        measure=plan.measure,
-        consistency=plan.consistency,
-        loss=plan.loss,
-        pipeline=pipeline,
-        num_layers=trainer.model.num_exits,
-        settings=len(plan.settings),
-        seed=plan.seed,
-        promise=plan.promise,
-        attempt=attempt,
-        groups=dict(sorted(Counter(own.groups or []).items())),
-    )
+    context = _context(plan, pipeline, attempt, own, trainer.model.num_exits)
     _print(trainer, str(plan))
     blank = _references_without_words(trainer, prompts, plan)
     if trainer.is_world_process_zero():
         ledger.start(identity, own.hashes, attempt)
-    key = {"fingerprint": context.fingerprint, "prompts": own.identity()}
     one_by_one = plan.test in SEQUENTIAL_TESTS
     table = (SequentialTable if one_by_one else Table)(trainer, own, plan, key, source)
     table.build()
@@ -76,12 +62,33 @@ def calibrate_exits(
         **source,
     }
     if trainer.is_world_process_zero():
-        write_json(Path(trainer.args.output_dir) / CALIBRATION_FILE, result)
-        finish_sweep(Path(trainer.args.output_dir))
-        write_report(Path(trainer.args.output_dir))
+        _finish(Path(trainer.args.output_dir), result)
         outcome = ("delta", "certified", "threshold", "p_value")
         ledger.finish(identity, own.hashes, [{name: each[name] for name in outcome} for each in entries])
     return result
+
+
+def _finish(folder: Path, result: dict[str, Any]) -> None:
+    write_json(folder / CALIBRATION_FILE, result)
+    finish_sweep(folder)
+    write_report(folder)
+
+
+def _context(
+    plan: CalibrationPlan, pipeline: dict[str, Any], attempt: Attempt, prompts: Prompts, num_layers: int
+) -> Context:
+    return Context(
+        measure=plan.measure,
+        consistency=plan.consistency,
+        loss=plan.loss,
+        pipeline=pipeline,
+        num_layers=num_layers,
+        settings=len(plan.settings),
+        seed=plan.seed,
+        promise=plan.promise,
+        attempt=attempt,
+        groups=dict(sorted(Counter(prompts.groups or []).items())),
+    )
 
 
 def _references_without_words(

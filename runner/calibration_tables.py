@@ -1,8 +1,6 @@
 """The losses that a calibration is about, on the prompts that it calibrates and checks with: decoded, saved,
 and read again when a run goes on. `runner.calibration` builds on them."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from datasets import Dataset
 from early_exit import DecodingSetting
 from early_exit.calibration import Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
+from early_exit.models.hashes import json_hash
 from trainers.generation import GenerationSettings, GenerationTrainer
 from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array
 from trainers.sequential_table import LazyLosses
@@ -40,7 +39,7 @@ class Prompts:
     def identity(self) -> str:
         """A hash of prompts and references: of another text there is another."""
         rows = [self.tokens["input_ids"], self.references, self.groups]
-        return hashlib.sha256(json.dumps(rows, default=list).encode()).hexdigest()[:16]
+        return json_hash([each if each is None else list(each) for each in rows])
 
 
 def score_of(prompts: Prompts, plan: CalibrationPlan, tokenizer) -> Score:
@@ -56,22 +55,46 @@ def score_of(prompts: Prompts, plan: CalibrationPlan, tokenizer) -> Score:
     return score
 
 
-class Table:
-    """The loss table of a run, saved after each column and read again when the run goes on.
+class _SavedTable:
+    """What a run knows of losses, in a file of the output folder that it goes on from.
 
-    key: pipeline and prompts, by hashes. Columns of a file with another key are not read.
+    key: pipeline and prompts, by hashes. What a file with another key holds is not read.
     """
+
+    def __init__(
+        self,
+        name: str,
+        trainer: GenerationTrainer,
+        prompts: Prompts,
+        plan: CalibrationPlan,
+        key: dict,
+        source: dict,
+    ):
+        """name: of the file."""
+        self.trainer, self.plan = trainer, plan
+        self._prompts, self._key, self._source = prompts, key, source
+        self._file = Path(trainer.args.output_dir) / name
+        found = read_json(self._file, default={})
+        self._found = found if all(found.get(name) == value for name, value in key.items()) else {}
+
+    @property
+    def _score(self) -> Score:
+        return score_of(self._prompts, self.plan, self.trainer.processing_class)
+
+    def _save(self, **values) -> None:
+        if self.trainer.is_world_process_zero():
+            write_json(self._file, {**self._key, **values, **self._source})
+
+
+class Table(_SavedTable):
+    """The loss table of a run, saved after each column and read again when the run goes on."""
 
     def __init__(
         self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
     ):
-        self.trainer, self.plan = trainer, plan
-        self._prompts, self._key, self._source = prompts, key, source
-        self._file = Path(trainer.args.output_dir) / LOSS_TABLE_FILE
-        file = read_json(self._file, default={})
-        if any(file.get(name) != value for name, value in key.items()):
-            file = {}
-        self._saved, self._speeds = file.get("columns", []), file.get("speeds", [])
+        """See `_SavedTable`."""
+        super().__init__(LOSS_TABLE_FILE, trainer, prompts, plan, key, source)
+        self._saved, self._speeds = self._found.get("columns", []), self._found.get("speeds", [])
         self._known = {DecodingSetting.from_dict(each["setting"]): each for each in self._saved}
         self._builder: LossTable | None = None
         self.columns: list[Column | None] = [None] * len(plan.settings)
@@ -157,38 +180,32 @@ class Table:
         if found is not None:
             return Column(**{name: found[name] for name in Column.__dataclass_fields__})
         if self._builder is None:
-            score = score_of(self._prompts, self.plan, self.trainer.processing_class)
-            self._builder = LossTable(PromptDecoder(self.trainer, self._prompts.tokens), score)
+            self._builder = LossTable(PromptDecoder(self.trainer, self._prompts.tokens), self._score)
         column = self._builder.column(setting)
         self._saved.append({"setting": setting.to_dict(), **asdict(column)})
         self._write()
         return column
 
     def _write(self) -> None:
-        if self.trainer.is_world_process_zero():
-            found = {**self._key, "columns": self._saved, "speeds": self._speeds}
-            write_json(self._file, {**found, **self._source})
+        self._save(columns=self._saved, speeds=self._speeds)
 
 
-class SequentialTable:
+class SequentialTable(_SavedTable):
     """What `Table` is to a test that reads prompts one by one: it decodes no more of them than it needs, and
     keeps their losses in sequential.json to go on from."""
 
     def __init__(
         self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
     ):
-        self.trainer, self.plan, self._prompts = trainer, plan, prompts
-        self._key, self._source = key | {"settings": [each.to_dict() for each in plan.settings]}, source
-        self._file = Path(trainer.args.output_dir) / _SEQUENTIAL_FILE
-        file = read_json(self._file, default={})
-        same = all(file.get(name) == value for name, value in self._key.items())
-        self.losses = file["losses"] if same else [[] for _ in plan.settings]
+        """See `_SavedTable`."""
+        key = key | {"settings": [each.to_dict() for each in plan.settings]}
+        super().__init__(_SEQUENTIAL_FILE, trainer, prompts, plan, key, source)
+        self.losses = self._found.get("losses") or [[] for _ in plan.settings]
 
     def build(self) -> None:
         """Nothing: losses are decoded when they are asked for."""
-        score = score_of(self._prompts, self.plan, self.trainer.processing_class)
         self._lazy = LazyLosses(
-            self.trainer, self._prompts.tokens, self.plan.settings, score, self.losses, self._write
+            self.trainer, self._prompts.tokens, self.plan.settings, self._score, self.losses, self._write
         )
 
     def certify(self, delta: float) -> Calibration:
@@ -211,8 +228,7 @@ class SequentialTable:
         return []
 
     def _write(self) -> None:
-        if self.trainer.is_world_process_zero():
-            write_json(self._file, {**self._key, "losses": self.losses, **self._source})
+        self._save(losses=self.losses)
 
 
 class HeldOutCheck:

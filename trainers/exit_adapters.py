@@ -12,9 +12,9 @@ from trainers.frozen import FrozenTrainer
 class AdapterTrainer(FrozenTrainer):
     """Trains the exit adapters of a model of `models.t5`, the rest of which is frozen.
 
-    The loss is the mean over exits and tokens of KL(full depth ‖ exit). Evaluation adds, over the tokens of the
-    reference texts and by exit from 1 to L − 1, how often it chooses as full depth does: `{split}_agreement`,
-    and `{split}_agreement_before`, without adapters.
+    The loss is the mean over exits and tokens of KL(full depth ‖ exit). Evaluation adds, over the tokens of
+    the reference texts and by exit from 1 to L − 1, how often it chooses as full depth does:
+    `{split}_agreement`, and `{split}_agreement_before`, without adapters.
     """
 
     def __init__(self, *args, **kwargs):

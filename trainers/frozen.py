@@ -14,8 +14,8 @@ _READ = ("input_ids", "attention_mask", "labels")
 
 
 class FrozenTrainer(GenerationTrainer):
-    """Freezes all of a model of `models.t5`; subclasses name what is trained (`requires_grad_`), beside a model
-    that runs once a batch, without dropout."""
+    """Freezes all of a model of `models.t5`, which then runs once a batch, without dropout; subclasses say
+    what is trained beside it (`requires_grad_`)."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

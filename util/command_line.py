@@ -22,8 +22,8 @@ class Arguments(NamedTuple):
     training: Seq2SeqTrainingArguments
 
 
-# Of transformers' own, where exit heads or adapters are trained: their losses are convex or nearly so and want
-# a large rate, and clipping would let one's gradient shrink another's.
+# Of transformers' own, where exit heads or adapters are trained: their losses are convex or nearly so and
+# want a large rate, and clipping would let one's gradient shrink another's.
 HEAD_TRAINING_DEFAULTS = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "max_grad_norm": 0.0}
 # Of metrics, the better the lower; and schedules that follow a metric.
 _LOWER_IS_BETTER = ("loss", "block_avg", "ms_per_token", "runtime")

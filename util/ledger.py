@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from early_exit.models.hashes import json_hash
+
 LEDGER_FILE = "calibration_ledger.jsonl"
 
 
@@ -103,5 +105,4 @@ def may_write(folder: Path) -> bool:
 
 def attempt_id(identity: dict[str, Any], documents: Sequence[str]) -> str:
     """The same for the same calibration of the same prompts."""
-    text = json.dumps([identity, sorted(documents)], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_hash([identity, sorted(documents)])

@@ -1,7 +1,5 @@
 """What a guarantee is tied to, by name: the pipeline that a verdict's fingerprint is of."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ import torch
 
 from early_exit import DecodingSetting
 from early_exit.confidence import get_measure
+from early_exit.models.hashes import json_hash
 from early_exit.models.pipeline import exit_heads_hash, model_pipeline, shared_prefix, tokenizer_hash
 from util.arguments import DataArguments, ExitArguments
 
@@ -59,5 +58,4 @@ def certified_pipeline(
 
 def fingerprint_of(pipeline: dict[str, Any]) -> str:
     """The hash that stands for a pipeline."""
-    text = json.dumps(pipeline, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return json_hash(pipeline, length=12)

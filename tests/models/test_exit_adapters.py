@@ -1,16 +1,19 @@
 """Exit adapters: their training pass against a naive loop, and decoding with them against the reference."""
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5ForConditionalGeneration
 
 from early_exit import ExitPolicy
 from early_exit.kernels.torch_kernels import TorchKernels
+from early_exit.models.decoding_cost import bytes_per_token
 from early_exit.models.engines import forget_engines
 from early_exit.models.generation import reference_generate
 from early_exit.models.loading import load_model
+from early_exit.setting import DecodingSetting
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, TOLERANCES, source_batch, tiny_model
 
@@ -33,14 +36,15 @@ def adapted_model(family: str = "t5", rank: int | None = None, heads: bool = Tru
 ADAPTED = {family: adapted_model(family) for family in FAMILIES}
 
 
+@settings(max_examples=16)
 @given(
-    family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 7), seed=st.integers(0, 99), data=st.data()
+    family=st.sampled_from(list(FAMILIES)), rows=st.integers(1, 3), seed=st.integers(0, 99), data=st.data()
 )
 def test_the_engine_equals_the_reference(family, rows, seed, data):
     options = {
         **source_batch(rows, 9, seed),
         "exit_policy": data.draw(batch_policies(rows)),
-        "max_new_tokens": 10,
+        "max_new_tokens": 8,
         "return_dict_in_generate": True,
         "eos_token_id": data.draw(st.lists(st.integers(2, 96), min_size=1, max_size=20)),
     }
@@ -55,6 +59,7 @@ def test_the_engine_equals_the_reference(family, rows, seed, data):
     )
 
 
+@settings(max_examples=12)
 @given(
     verify=st.sampled_from(["exact", "parallel", "lenient", "rollback"]),
     threshold=st.floats(0, 0.5),
@@ -66,14 +71,15 @@ def test_drafts_equal_the_reference(verify, threshold, measure, seed, processes)
     """Compiled, and where processors want logits, step by step."""
     how = {"static_layer": 2} if measure is None else {"measure": measure, "threshold": threshold}
     policy = ExitPolicy(**how, verify=verify, max_draft=3)
-    options = {**source_batch(3, 9, seed), "exit_policy": policy, "max_new_tokens": 10}
+    options = {**source_batch(2, 9, seed), "exit_policy": policy, "max_new_tokens": 8}
     if processes:
         options["no_repeat_ngram_size"] = 2
     expected = ADAPTED["t5"].generate(**options, custom_generate=reference_generate)
     assert torch.equal(ADAPTED["t5"].generate(**options), expected)
 
 
-@given(rows=st.integers(1, 5), seed=st.integers(0, 99), data=st.data())
+@settings(max_examples=12)
+@given(rows=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
 def test_torch_kernels_equal_the_reference(rows, seed, data):
     model = ADAPTED["t5"]
     options = {
@@ -92,6 +98,7 @@ def test_torch_kernels_equal_the_reference(rows, seed, data):
     assert torch.equal(decoded.exit_layers, expected.exit_layers)
 
 
+@settings(max_examples=10)
 @given(
     measure=st.sampled_from(["softmax", "softmax_max"]), threshold=st.floats(0, 0.5), seed=st.integers(0, 99)
 )
@@ -111,6 +118,7 @@ def test_the_compiled_loop_equals_single_steps_in_every_precision(precision, mea
     assert torch.equal(loop.exit_layers, steps.exit_layers)
 
 
+@settings(max_examples=10)
 @given(threshold=st.floats(0, 0.5), seed=st.integers(0, 99))
 def test_a_screened_head_changes_no_token_and_no_exit(threshold, seed):
     options = {**source_batch(3, 9, seed), "max_new_tokens": 10, "return_dict_in_generate": True}
@@ -206,4 +214,35 @@ def test_adapters_of_other_weights_are_refused():
 
 def test_heads_that_were_trained_before_the_adapters_are_refused():
     model = tiny_model()
-    adapters = model.add_exit_adapters()
+    model.check_exit_heads("MLP")
+    model.add_exit_adapters()
+    with pytest.raises(ValueError, match="exit head 'MLP' was trained on a model with other weights"):
+        model.check_exit_heads("MLP")
+
+
+@pytest.mark.parametrize("rank", [0, 33])
+def test_a_rank_outside_of_the_model_is_refused(rank):
+    with pytest.raises(ValueError, match=f"rank {rank} of exit adapters is outside 1 to 32"):
+        tiny_model().add_exit_adapters(rank)
+
+
+def test_the_losses_at_the_exits_refuse_a_model_with_adapters():
+    with pytest.raises(ValueError, match="without exit adapters"):
+        adapted_model()(**source_batch(2, 6), labels=LABELS, exit_loss="weighted_ce")
+
+
+def test_an_adapter_counts_where_an_exit_below_full_depth_reads_the_head():
+    """Of 32 · 32 weights in 4 bytes; of 2.5 layers a token at most half go to layer 4."""
+    with_adapters, without, layers = ADAPTED["t5"], tiny_model(), np.array([2.5])
+    matrix = 4 * 32 * 32
+    for policy, times in (
+        (ExitPolicy(measure="softmax", threshold=0.5), 2.5 - 0.5),
+        (ExitPolicy(measure="hidden_state", threshold=0.5), 1 - 0.5),
+    ):
+        setting = DecodingSetting(policy)
+        more = bytes_per_token(with_adapters, setting, layers) - bytes_per_token(without, setting, layers)
+        assert more.item() == pytest.approx(times * matrix)
+    full = DecodingSetting(ExitPolicy())
+    assert bytes_per_token(with_adapters, full, np.array([4.0])) == bytes_per_token(
+        without, full, np.array([4.0])
+    )
