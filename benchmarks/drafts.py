@@ -57,6 +57,7 @@ def first_layer_alone(model):
     """A copy of a model with the first of its decoder layers, as an assistant of it."""
     config = copy.deepcopy(model.config)
     config.num_decoder_layers = 1
+    config.exit_heads = config.exit_adapters = None  # those of a model of this depth
     assistant = type(model)(config).eval()
     assistant.load_state_dict(model.state_dict(), strict=False)  # the other layers have no place there
     return assistant

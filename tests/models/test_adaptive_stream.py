@@ -11,7 +11,7 @@ from early_exit.adaptive import AdaptiveThreshold, fit_mixture
 from early_exit.models.adaptive_stream import decode_adaptive
 from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
-from tests.tiny import MODELS, source_batch
+from tests.tiny import MODELS, source_batch, tiny_model
 
 POLICY = ExitPolicy(
     measure="softmax", threshold=1.0, min_layer=2, max_layer=2, verify="parallel", max_draft=99
@@ -24,19 +24,26 @@ def sources(count: int) -> list[Source]:
     return [Source.of(*row) for row in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
 
 
-def decoded(count: int, rows: int, adaptive: AdaptiveThreshold, policy=POLICY):
+def decoded(count: int, rows: int, adaptive: AdaptiveThreshold, policy=POLICY, model=MODELS["t5"]):
     with torch.no_grad():
-        return decode_adaptive(MODELS["t5"], policy, None, sources(count), rows, OPTIONS, adaptive)
+        return decode_adaptive(model, policy, None, sources(count), rows, OPTIONS, adaptive)
+
+
+def adapted_model():
+    model = tiny_model()
+    for parameter in model.add_exit_adapters().parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model
 
 
 @torch.no_grad()
-def pairs_by_transformers(texts, prompts) -> tuple[list[float], list[bool]]:
+def pairs_by_transformers(model, texts, prompts) -> tuple[list[float], list[bool]]:
     """Softmax response and agreement of the second layer, from the model's own forward over whole texts."""
-    model, confidences, agrees = MODELS["t5"], [], []
+    confidences, agrees = [], []
     for tokens, source in zip(texts, prompts, strict=True):
         before = torch.tensor([[0, *tokens[:-1]]])
         output = model(input_ids=source.tokens[None], decoder_input_ids=before, output_hidden_states=True)
-        logits = model.exit_logits(output.decoder_hidden_states[2][0])
+        logits = model.exit_logits(model.adapted(2, output.decoder_hidden_states[2][0]))
         first, second = logits.double().softmax(-1).topk(2).values.T
         confidences += (first - second).tolist()
         agrees += (logits.argmax(-1) == output.logits[0].argmax(-1)).tolist()
@@ -44,10 +51,12 @@ def pairs_by_transformers(texts, prompts) -> tuple[list[float], list[bool]]:
 
 
 @pytest.mark.parametrize("verify", ["parallel", "exact"])
-def test_it_learns_what_the_model_says_of_each_token(verify):
-    texts, adaptive = decoded(11, 3, AdaptiveThreshold(0.1), replace(POLICY, verify=verify))
+@pytest.mark.parametrize("adapted", [False, True])
+def test_it_learns_what_the_model_says_of_each_token(verify, adapted):
+    model = adapted_model() if adapted else MODELS["t5"]
+    texts, adaptive = decoded(11, 3, AdaptiveThreshold(0.1), replace(POLICY, verify=verify), model)
     assert [row.prompt for row in texts.rows] == list(range(11))
-    confidences, agrees = pairs_by_transformers([row.tokens for row in texts.rows], sources(11))
+    confidences, agrees = pairs_by_transformers(model, [row.tokens for row in texts.rows], sources(11))
     np.testing.assert_allclose(adaptive.confidences, confidences, atol=1e-5)
     assert adaptive.agrees.tolist() == agrees
     assert adaptive.prompts == 11

@@ -129,7 +129,7 @@ def test_the_plain_loop_draws_them_too():
     options, processors = OPTIONS["temperature and top-k"]
     shares = text_shares(lambda tokens: shares_after(tokens, processors))
     policy = ExitPolicy(static_layer=1, max_draft=2, verify="exact")
-    counts = drawn_texts(policy, options, calls=10, rows=20, custom_generate=reference_generate)
+    counts = drawn_texts(policy, options, calls=5, rows=20, custom_generate=reference_generate)
     assert p_value(counts, shares) > 1e-3
 
 

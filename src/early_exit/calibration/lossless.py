@@ -23,18 +23,15 @@ def with_lossless(
 
     tested: of the settings at `places`, with indices into these; None where none was tested. lossless:
     indices, at least one. thresholds, costs: [settings], a cost is anything to keep low. delta, epsilon,
-    bound, test: as in `Calibration`. n of the result counts the prompts of the test, 0 where the picked
-    setting needed none.
+    bound, test: as in `Calibration`. p_values of the result are those of the tested settings alone. n of the
+    result counts the prompts of the test, 0 where the picked setting needed none.
     """
     accepted = [] if tested is None else [places[index] for index in tested.accepted]
     rival = [] if tested is None or tested.index is None else [places[tested.index]]
     index = min([*rival, *lossless], key=lambda place: costs[place])
-    p_values = [0.0] * len(thresholds)
-    for place, value in zip(places, [] if tested is None else tested.p_values, strict=False):
-        p_values[place] = value
     together = sorted([*accepted, *lossless])
     if index in rival:
-        return replace(tested, index=index, p_values=p_values, accepted=together, steps=len(thresholds))
+        return replace(tested, index=index, accepted=together)
     return Calibration(
         certified=True,
         index=index,
@@ -44,7 +41,7 @@ def with_lossless(
         bound=bound,
         test=test,
         n=0,
-        p_values=p_values,
+        p_values=[] if tested is None else tested.p_values,
         accepted=together,
         p_value=0.0,
         mean_loss=0.0,

@@ -33,7 +33,7 @@ def exit_agreement(
     everyone = replace(policy, threshold=0.0, position_temperature=None, verify=None)
     exits: ConfidenceExits = engine.way_of_decoding(rows, head, everyone, len(tokens), 1)
     _, confidences, _ = exits.decide(layer, items, states, before)  # NaN where it is 0: not above 0
-    own = head.early(states).tokens()
+    own = head.early(head.adapted(layer, states)).tokens()
     deepest = run(items, states, layer, engine.num_layers, rows.cache, rows.sources)
     agrees = own == head.unasked(deepest).tokens()
     new = slice(len(prompt.prefix) - 1, None)
