@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Modules = list[tuple[str, nn.Module]]  # with their names in the model
 
+FAMILY = "is_early_exit_family"  # attribute of classes that `models.t5.with_stock_signature` has made
 _OWN_PACKAGES = ("torch.nn.modules.", "transformers.", "early_exit.")
 
 
@@ -113,7 +114,8 @@ def _has_foreign_hooks(module: nn.Module) -> bool:
 
 @cache
 def _is_known(module_class: type) -> bool:
-    return f"{module_class.__module__}.".startswith(_OWN_PACKAGES)
+    is_family = FAMILY in vars(module_class)  # of its own right: a subclass may compute something else
+    return is_family or f"{module_class.__module__}.".startswith(_OWN_PACKAGES)
 
 
 def _unmergeable(module: nn.Module) -> str | None:

@@ -34,6 +34,7 @@ from early_exit.models.generation import early_exit_generate
 from early_exit.models.head_training import head_training_loss
 from early_exit.models.joint_training import JointTraining, joint_training_loss
 from early_exit.models.options import why_not_served
+from early_exit.models.readable import FAMILY
 from early_exit.models.token_ranking import rank_tokens
 from early_exit.policy import ExitPolicy
 from early_exit.training.objectives import Objective
@@ -331,6 +332,7 @@ def with_stock_signature(model_class: type) -> type:
 
     forward.__signature__ = inspect.Signature([*stock, *added, rest])
     model_class.forward = forward
+    setattr(model_class, FAMILY, True)
     return model_class
 
 
