@@ -63,13 +63,13 @@ def test_translation_on_the_embedded_default_and_a_sweep(tmp_path):
 @pytest.mark.parametrize("loss", ["bleu", "chrf", "answer_f1", "exact_match"])
 def test_calibration_by_each_loss(answering, tmp_path, loss):
     flags = [
-        *SHORT, "--dataset_name", "embedded", "--model_name_or_path", answering,
-        "--output_dir", tmp_path / "c", "--do_cali", "True", "--use_early_exit", "True", "--max_calibrate_samples", "6",
+        *SHORT, "--dataset_name", "embedded", "--model_name_or_path", answering, "--output_dir", tmp_path,
+        "--do_cali", "True", "--use_early_exit", "True", "--max_calibrate_samples", "6",
         "--max_predict_samples", "3", "--consistency_type", "risk", "--calibrate_loss", loss,
         "--calibrate_delta", "0.9", "--thresholds", "1.0", "0.0",
     ]  # fmt: skip
     assert run(AnswerArguments, *flags) == 0
-    verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())
+    verdict = json.loads((tmp_path / "calibration.json").read_text())
     assert verdict["loss"] == loss
 
 
