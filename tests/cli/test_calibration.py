@@ -224,7 +224,7 @@ def test_a_checkpoint_that_cannot_be_written_into_is_named_first(capsys, monkeyp
         (["--max_calibrate_samples", "1"], "--max_calibrate_samples 1 is too small"),
         (["--max_calibrate_samples", "100000"], "holds"),
         (["--consistency_type", "semantic"], "unknown --consistency_type 'semantic'; known: textual, risk"),
-        (["--calibrate_loss", "token_f1"], "unknown --calibrate_loss 'token_f1'; known: rouge, token_error"),
+        (["--calibrate_loss", "exact_match"], "unknown --calibrate_loss 'exact_match'; known: rouge, token_"),
         (["--calibrate_bound", "markov"], "unknown --calibrate_bound 'markov'; known: wsr"),
         (["--calibrate_bound", "binomial"], "--calibrate_loss mismatch"),
         (["--calibrate_test", "pareto"], "unknown --calibrate_test 'pareto'; known: fixed_sequence"),
