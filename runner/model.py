@@ -55,7 +55,7 @@ def prepare_objective(model, exit_args: ExitArguments) -> None:
 def check_exit_heads(model, exit_args: ExitArguments, calibration: CalibrationArguments) -> None:
     """Makes the heads that are to be trained; else raises UsageError for heads that the model lacks."""
     if exit_args.train_meta_cm_head:
-        if not hasattr(model.config, "exit_loss"):
+        if not hasattr(model.config, "exit_loss") and model.exit_adapters is None:
             logger.warning(
                 "the checkpoint does not say that its exits were trained (--output_hidden_states_decoder "
                 "True): if they were not, lower layers hardly ever agree with full depth"

@@ -13,6 +13,7 @@ from early_exit.models.decoding_cost import bytes_per_token
 from early_exit.models.engines import forget_engines
 from early_exit.models.generation import reference_generate
 from early_exit.models.loading import load_model
+from early_exit.models.pipeline import backbone_hash
 from early_exit.setting import DecodingSetting
 from tests.strategies import batch_policies
 from tests.tiny import FAMILIES, TOLERANCES, source_batch, tiny_model
@@ -202,6 +203,13 @@ def test_the_checkpoint_is_a_plain_t5_and_keeps_the_adapters(tmp_path):
     assert torch.equal(again.exit_adapters.matrices(), model.exit_adapters.matrices())
     options = {**inputs, "exit_policy": ExitPolicy(measure="MLP", threshold=0.3), "max_new_tokens": 10}
     assert torch.equal(again.generate(**options), model.generate(**options))
+
+
+def test_adapters_count_in_the_weights_that_a_guarantee_is_tied_to():
+    model, plain = adapted_model(), backbone_hash(tiny_model())
+    first = backbone_hash(model)
+    model.exit_adapters.changes.data[1] += 1
+    assert len({plain, first, backbone_hash(model)}) == 3
 
 
 def test_adapters_of_other_weights_are_refused():
