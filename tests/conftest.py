@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,18 @@ from hypothesis import settings  # noqa: E402
 # A model step takes milliseconds to hundreds of them; only wrong answers are failures.
 settings.register_profile("project", deadline=None, max_examples=30, database=None)
 settings.load_profile("project")
+
+
+# Folders and files whose tests train models, run entry points or benchmarks, or build the wheel.
+_SLOW = ("cli", "benchmarks", "trainers", "test_wheel.py", "test_widen.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks these as slow: `-m "not slow"` leaves them out."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in _SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
