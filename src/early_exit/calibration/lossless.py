@@ -30,7 +30,7 @@ def with_lossless(
     rival = [] if tested is None or tested.index is None else [places[tested.index]]
     index = min([*rival, *lossless], key=lambda place: costs[place])
     together = sorted([*accepted, *lossless])
-    if index in rival:
+    if tested is not None and index in rival:
         return replace(tested, index=index, accepted=together)
     return Calibration(
         certified=True,

@@ -23,7 +23,8 @@ def exit_agreement(
     policy: with a measure and min_layer = max_layer. tokens: those that were decoded for the prompt.
     """
     whole = np.concatenate([prompt.prefix, np.array(tokens[:-1], dtype=np.int64)])
-    rows, layer = Rows(1, engine.kernels, engine.num_layers), policy.max_layer
+    layer = policy.max_layer or engine.num_layers
+    rows = Rows(1, engine.kernels, engine.num_layers)
     rows.admit(0, 0, prompt.source, id(prompt.source), whole)
     run = engine.kernels.run
     items = Items(np.zeros(len(whole), dtype=np.int64), np.arange(len(whole)))
@@ -31,7 +32,8 @@ def exit_agreement(
     states = run(items, before, layer - 1, layer, rows.cache, rows.sources)
     head = engine.head_for(policy, 1)
     everyone = replace(policy, threshold=0.0, position_temperature=None, verify=None)
-    exits: ConfidenceExits = engine.way_of_decoding(rows, head, everyone, len(tokens), 1)
+    exits = engine.way_of_decoding(rows, head, everyone, len(tokens), 1)
+    assert isinstance(exits, ConfidenceExits)  # the policy has a measure
     _, confidences, _ = exits.decide(layer, items, states, before)  # NaN where it is 0: not above 0
     own = head.early(head.adapted(layer, states)).tokens()
     deepest = run(items, states, layer, engine.num_layers, rows.cache, rows.sources)

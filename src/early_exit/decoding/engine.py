@@ -6,6 +6,7 @@ It gives what `early_exit.decoding.reference` gives and is tested against it. do
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,8 @@ class Engine:
         if policy.top_k is not None:
             return TopKHead(self.kernels, policy.top_k, slots)
         if policy.shortlist is not None:
-            return ShortlistHead(self.kernels, self.shortlist, policy.shortlist_at_full_depth)
+            shortlist: Any = self.shortlist  # there is one where a policy names one
+            return ShortlistHead(self.kernels, shortlist, policy.shortlist_at_full_depth)
         if policy.screen and self._screen is not None:
             return ScreenedHead(self.kernels, self._screen)
         return FullHead(self.kernels)
@@ -139,7 +141,7 @@ class _Call:
         exit_head = engine.exit_head(policy)
         if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
             loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, engine.shortlist
-            self._way = NativeLoop(*loop)
+            self._way = NativeLoop(*loop)  # pyright: ignore[reportArgumentType]
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._finished_tokens = 0
@@ -150,7 +152,7 @@ class _Call:
         waiting = enumerate(prompts)
         self._admit(waiting)
         while len(occupied := self._rows.occupied):
-            ended = self._way.step(self._next_group(occupied), self._choose)
+            ended = self._way.step(self._next_group(occupied), self._choose)  # pyright: ignore[reportArgumentType]
             if len(ended):
                 self._finished_tokens += int(self._rows.step[ended].sum())
                 yield from self._rows.finish(ended.tolist())

@@ -43,6 +43,7 @@ class DecoderSteps(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Output of the last layer [1, d_model] → logits [1, vocabulary]."""
+        ...
 
     def exit_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """Output of any layer [1, d_model] → logits of its exit [1, vocabulary]."""

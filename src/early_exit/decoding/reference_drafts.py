@@ -104,7 +104,7 @@ def _through(
     planned = last
     if step is not None:
         planned = int(policy.planned_layers(np.array([step]), np.zeros(1, int), last)[0])
-    exited = None
+    exited: tuple[int, float, Tensor] | None = None
     hidden = decoder.embed(token)
     for layer in range(1, last + 1):
         previous, hidden = hidden, decoder.run_layer(layer, hidden)
@@ -113,10 +113,11 @@ def _through(
         if layer == planned < last:
             exited = (layer, float("nan"), hidden)
         elif policy.tries_exit(layer, last):
-            confidence = get_measure(policy.measure)(_view(decoder, policy, layer, hidden, previous))
+            confidence = get_measure(str(policy.measure))(_view(decoder, policy, layer, hidden, previous))
             if policy.exits(confidence, step, max_new_tokens).item():
-                exited = (layer, confidence.item(), hidden)
-    return *(exited or (last, float("nan"), hidden)), ExitLogits(decoder, policy)(last, hidden)
+                exited = (layer, float(confidence), hidden)
+    layer, confidence, state = exited or (last, float("nan"), hidden)
+    return layer, confidence, state, ExitLogits(decoder, policy)(last, hidden)
 
 
 def _view(
@@ -129,7 +130,7 @@ def _view(
         hidden,
         previous,
         logits=lambda: ExitLogits(decoder, policy)(layer, hidden),
-        head=lambda: decoder.head_logits(policy.measure, layer, hidden[:, None]),
+        head=lambda: decoder.head_logits(str(policy.measure), layer, hidden[:, None]),
         final_tokens=no_final_tokens,
     )
 

@@ -173,6 +173,7 @@ class Kernels(Protocol):
     def adapted(self, layer: int, states: Tensor) -> Tensor:
         """What the exit after a layer reads instead of its outputs [n, d_model], by `tensors.exit_adapters`;
         the outputs themselves at full depth. `logits` and its like take what this gives."""
+        ...
 
     def head_inputs(self, states: Tensor) -> Tensor:
         """What the rows of `tensors.head` are multiplied with for logits. [n, d_model] → the same."""
