@@ -127,4 +127,4 @@ def test_tables_are_current(page, tables):
 
 def test_every_table_is_shown():
     shown = {name for text in TEXTS.values() for name in re.findall(r"<!-- table: (\w+) -->", text)}
-    assert shown == {*RESULTS, *FLAGS}
+    assert shown >= {*RESULTS, *FLAGS}
