@@ -26,6 +26,11 @@ def rows_of(name: str, results: dict) -> list[list[str]]:
     ]
 
 
+def without_times(results: dict) -> dict:
+    """Other work may have shared the machine."""
+    return {name: value for name, value in results.items() if not re.search("second|runtime|_ms_", name)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
@@ -36,7 +41,7 @@ def main() -> None:
         name, folder = run.split("=", 1)
         results = read_json(Path(folder) / "eval_results.json")
         rows += rows_of(name, results)
-        write_json(arguments.results / f"{re.sub('[^a-z0-9]+', '_', name)}.json", results)
+        write_json(arguments.results / f"{re.sub('[^a-z0-9]+', '_', name)}.json", without_times(results))
     table = markdown_table([_HEADER, *rows])
     write_text(arguments.results / "table.md", table + "\n")
     print(table)
