@@ -17,20 +17,31 @@ RESULTS=${RESULTS:-benchmarks/results/headline}
 RECORDS=${RECORDS:-300}
 BATCHES=${BATCHES:-1 8 32}
 SHORTLIST=${SHORTLIST:-1000}
-E2E_MODEL=${E2E_MODEL:-save/e2e/own_text}
-MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k/own_text}
+E2E_MODEL=${E2E_MODEL:-save/e2e-own}
+MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k-own}
 
 settings() {  # data set: its files, flags and calibration
   case $1 in
     e2e)
-      model=$E2E_MODEL script=benchmarks/e2e.sh task=run_summarization.py quality=rougeL prefix="summarize: "
+      model=$E2E_MODEL task=run_summarization.py quality=rougeL prefix="summarize: "
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
       samples=200 held_out=115 flags=(--max_source_length 128 --max_target_length 64) ;;
     multi30k)
-      model=$MULTI30K_MODEL script=benchmarks/multi30k.sh task=run_translation.py quality=bleu prefix="translate German to English: "
+      model=$MULTI30K_MODEL task=run_translation.py quality=bleu prefix=""
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
       samples=500 held_out=500 flags=(--max_source_length 128 --max_target_length 64 --source_lang de --target_lang en) ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
+  esac
+}
+
+train() {  # data set: its model, last on its own texts
+  [ ! -e "$model/config.json" ] || return 0
+  case $1 in
+    e2e)
+      bash benchmarks/e2e.sh
+      MODEL=save/e2e OUTPUT_DIR=$model TRAIN_FILE=$train MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 \
+        bash scripts/own_text.sh --use_cpu ;;
+    multi30k) bash benchmarks/multi30k.sh ;;
   esac
 }
 
@@ -49,7 +60,7 @@ calibrate() {  # data set, consistency, deltas
 
 for set in $SETS; do
   settings "$set"
-  [ -e "$model/config.json" ] || bash "$script"
+  train "$set"
   if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
     "$PYTHON" -m util.rank_tokens --model_name_or_path "$model" --train_file "$train" --output_dir "$FOLDER/$set/ranked"
     "$PYTHON" -m benchmarks.widen "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"

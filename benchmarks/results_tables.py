@@ -14,7 +14,6 @@ from util.files import read_json
 from util.results import markdown_table, setting_name, table_rows
 
 RESULTS = Path(__file__).with_name("results")
-_SMALL, _WIDE = "E2E model, float32", "the same at T5-small's cost, int8"
 
 
 def load(name: str) -> Any:
@@ -27,42 +26,35 @@ def load(name: str) -> Any:
 
 
 def headline() -> str:
-    """What is certified and what it saves, for the README."""
-    own, wide = "drafts/e2e-small-own", "drafts/wide-own-mlp"
-    rows = [
-        _exact(_SMALL, own, "static 1 exact ×7, float32"),
-        _certified(_SMALL, "certified/parallel", 0.05),
-        _certified(_SMALL, "certified/parallel", 0.1),
-        _certified(_SMALL, "certified/exits", 0.1),
-        _exact(_WIDE, wide, "MLP λ=0.3 max=1 exact ×8, int8"),
-        _certified(_WIDE, "certified/wide_mlp_parallel", 0.1, (wide, "MLP λ=0.65 parallel ×8, int8")),
-    ]
-    header = ["model", "mean loss at most", "setting", "loss on held-out texts", "times full depth's speed"]
-    return markdown_table([header, *rows])
+    """What is certified and what it saves, for the README: one text at a time."""
+    rows = [row for row in load("headline/e2e")["rows"] if row["rows"] == 1]
+    found: list[tuple[str, str, dict[str, Any]]] = []
+    for row in rows:
+        if row["group"] in ("peer", "full depth") and not (row["policy"] or {}).get("shortlist"):
+            found.append(("", "", row))
+        elif row["group"] == "exact drafts" and row["precision"] == "int8":
+            found.append(("int8 full depth's text, token for token", "0", row))
+        for promise in row["promise"].split(", ") if row["promise"] else []:
+            found.append((promise, _held_out(promise), row))
+    cells = [["promise", "system", "precision", "loss held out", "ms a token", "× own int8", "× `generate`",
+              "× CTranslate2 int8"]]  # fmt: skip
+    for promise, held_out, row in found:
+        ratios = [
+            f"{row[name]['median']:.1f}"
+            for name in ("times_own_int8", "times_generate", "times_ctranslate2_int8")
+        ]
+        cells.append(
+            [promise, row["system"], row["precision"], held_out, f"{row['ms_per_token']:.2f}", *ratios]
+        )
+    return markdown_table(cells)
 
 
-def _exact(model: str, file: str, system: str) -> list[str]:
-    speed = _draft_row(file, system)["times_full_depth"]
-    return [model, "0: full depth's text", _without_precision(system), "0", f"{speed:.1f}"]
-
-
-def _certified(model: str, file: str, delta: float, timed: tuple[str, str] | None = None) -> list[str]:
-    """A row of a verdict. timed: file and system of the speed, where the verdict's is against another
-    precision's full depth."""
-    verdict = load(file)
-    entry = next(each for each in verdict["deltas"] if each["delta"] == delta)
-    speed = entry["speedup"] if timed is None else _draft_row(*timed)["times_full_depth"]
-    setting = setting_name(setting_of(verdict, entry).policy)
-    return [model, f"{delta:g}", setting, f"{entry['held_out']['mean']:.3f}", f"{speed:.1f}"]
-
-
-def _draft_row(file: str, system: str) -> dict[str, Any]:
-    rows = load(file)["rows"]
-    return next(row for row in rows if row["system"] == system and row["batch"] == 1)
-
-
-def _without_precision(system: str) -> str:
-    return system.rsplit(",", 1)[0]
+def _held_out(promise: str) -> str:
+    """Mean loss on prompts that were not calibrated with, of a promise as "textual δ = 0.05"."""
+    consistency, delta = promise.split(" δ = ")
+    deltas = load(f"headline/e2e-{consistency}")["deltas"]
+    entry = next(each for each in deltas if each["delta"] == float(delta))
+    return f"{entry['held_out']['mean']:.3f}"
 
 
 def verdicts() -> str:
@@ -106,10 +98,7 @@ def speed() -> str:
 
 def quality_and_speed() -> str:
     """What `benchmarks/headline.sh` measured, if it has."""
-    measured = read_json(RESULTS / "headline.json")
-    if measured is None:
-        return "Not measured yet on this version: `bash benchmarks/headline.sh`."
-    return headline_table(measured["rows"], "rougeL")
+    return headline_table(load("headline/e2e")["rows"], "rougeL")
 
 
 def own_text() -> str:

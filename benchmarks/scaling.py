@@ -16,7 +16,8 @@ from util.files import read_json
 from util.pages import rewrite
 from util.results import markdown_table
 
-RESULTS, PAGE = Path("benchmarks/results/headline"), Path("docs/scaling.md")
+RESULTS = Path(__file__).with_name("results") / "headline"
+PAGE = Path(__file__).parents[1] / "docs/scaling.md"
 SHORTLIST = 1000
 SLOWER_THAN_MEMORY = 1.4  # a decoder's int8 token to reading its bytes, benchmarks/results/decode_speed
 RUNS = {"e2e": "E2E, 6 layers", "multi30k": "Multi30k, 12 layers"}
