@@ -55,7 +55,7 @@ class EarlyExitMixin:
         if getattr(config, "exit_adapters", None):
             self.exit_adapters = new_exit_adapters(config)
         ranked = getattr(config, "token_ranking", None)
-        self.register_buffer("token_ranking", None if ranked is None else torch.arange(ranked))
+        self.register_buffer("token_ranking", None if ranked is None else torch.full((ranked,), -1))
         self.exit_transformation: nn.Linear | None = None
         if getattr(config, "exit_transformation", False):
             self.add_exit_transformation()

@@ -27,7 +27,7 @@ def rank_tokens(texts: Iterable[Iterable[int]], vocabulary: int) -> Tensor:
 
 def shortlist_of(model, size: int) -> Tensor:
     """The most frequent `size` tokens of a model's ranking, rising, on the CPU. Raises ValueError where it
-    has none, or not so many."""
+    has none, not so many, or numbers that are no tokens."""
     if model.token_ranking is None:
         raise ValueError(
             "the model has no ranking of tokens, which a shortlist is taken from: train it here, or rank "
@@ -35,4 +35,8 @@ def shortlist_of(model, size: int) -> Tensor:
         )
     if size > len(model.token_ranking):
         raise ValueError(f"a shortlist of {size} tokens, of a ranking of {len(model.token_ranking)}")
-    return model.token_ranking[:size].sort().values.cpu()
+    listed = model.token_ranking[:size].sort().values.cpu()
+    vocabulary = len(model.lm_head.weight)
+    if listed[0] < 0 or listed[-1] >= vocabulary or len(listed.unique()) < size:
+        raise ValueError("the model's configuration speaks of a ranking of tokens that its weights lack")
+    return listed

@@ -67,7 +67,7 @@ def test_precision(run, tmp_path):
 def test_drafts_and_what_transformers_has_of_its_own(run):
     records = CHECKPOINT.parent.parent / "data" / "e2e" / "validation.json"
     sizes = "--samples 2 --length 8 --batch 1 2 --precisions float32 --ratios 0.5 --sizes 2 --turns 1"
-    rows = run("drafts.py", str(CHECKPOINT), str(records), *sizes.split(), *THREADS)
+    rows = run("drafts", str(CHECKPOINT), str(records), *sizes.split(), *THREADS)
     peers = [row for row in rows if row["system"].startswith("generate, ")]
     assert len(peers) == 4
     assert all(row["same_texts"] == 1 for row in peers if row["batch"] == 1)

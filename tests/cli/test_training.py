@@ -79,6 +79,8 @@ def test_a_half_checkpoint_is_trained_and_saved_in_float32(half_model, tmp_path)
     for folder in (tmp_path / "o", tmp_path / "o" / "checkpoint-2"):
         assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
         for name, weight in load_file(folder / "model.safetensors").items():
+            if name == "token_ranking":
+                continue
             assert weight.dtype == torch.float32
             assert torch.isfinite(weight).all()
             if name in ("shared.weight", "decoder.block.0.layer.1.EncDecAttention.q.weight"):

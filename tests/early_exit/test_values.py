@@ -48,6 +48,8 @@ def test_every_knob_tells_settings_apart():
         ExitPolicy(measure="softmax", threshold=0.5, top_k=5),
         ExitPolicy(measure="softmax", threshold=0.5, screen=True),
         ExitPolicy(measure="softmax", threshold=0.5, max_layer=2),
+        ExitPolicy(measure="softmax", threshold=0.5, shortlist=5),
+        ExitPolicy(measure="softmax", threshold=0.5, shortlist=5, shortlist_at_full_depth=True),
         ExitPolicy(measure="softmax", threshold=0.5, verify="exact"),
         ExitPolicy(measure="softmax", threshold=0.5, verify="exact", max_draft=3),
         ExitPolicy(measure="softmax", threshold=0.5, verify="lenient", accept_ratio=0.5),

@@ -197,7 +197,12 @@ def test_forward_has_the_stock_signature(kind):
     assert own[: len(stock) - 1] == stock[:-1]
     assert own[-1] == stock[-1]
     added = own[len(stock) - 1 : -1]
-    assert {parameter.name for parameter in added} == {"exit_loss", "exit_head_loss", "num_items_in_batch"}
+    assert {parameter.name for parameter in added} == {
+        "exit_loss",
+        "exit_head_loss",
+        "exit_adapter_loss",
+        "num_items_in_batch",
+    }
     assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in added)
 
 

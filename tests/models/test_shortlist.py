@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from early_exit import PRECISIONS, DecodingSetting, ExitPolicy, load_model
 from early_exit.linear import has_native
@@ -87,6 +88,17 @@ def test_the_ranking_is_saved_and_loaded(tmp_path):
     loaded = load_model(tmp_path)
     assert loaded.token_ranking.tolist()[:3] == [5, 6, 0]
     assert torch.equal(loaded.token_ranking, model.token_ranking)
+
+
+def test_a_checkpoint_that_has_lost_its_ranking(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["token_ranking"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    policy = ExitPolicy(static_layer=1, shortlist=9)
+    with pytest.raises(ValueError, match="a ranking of tokens that its weights lack"):
+        load_model(tmp_path).generate(**source_batch(1, 3), exit_policy=policy)
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_shapes():
 def test_weights_that_a_checkpoint_lacks_are_drawn_as_in_transformers(family):
     model = tiny_model(family)
     ours, config = type(model), model.config
-    config.exit_heads = {}
+    config.exit_heads, config.token_ranking = {}, None
     drawn = []
     for model_class in (ours, PLAIN[family]):
         torch.manual_seed(0)
