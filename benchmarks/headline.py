@@ -24,14 +24,14 @@ from transformers import AutoTokenizer
 from benchmarks.headline_systems import Records, System, engine_systems, pairs, peer_systems
 from benchmarks.headline_systems import build as build_system
 from benchmarks.workers import Workers
-from early_exit import DecodingSetting
+from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.loading import load_model
 from util.dissimilarity import TEXTUAL, loss
 from util.files import read_json, write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name
 
-REFERENCE = System("engine", "float32", engine_systems(1, 1)[0].policy, "full depth")
+REFERENCE = System("engine", "float32", ExitPolicy(), "full depth")
 BASES = {"times_own_int8": ("engine", "int8"), "times_generate": ("generate", "float32"),
          "times_ctranslate2_int8": ("ctranslate2", "int8")}  # fmt: skip
 
@@ -153,10 +153,7 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> l
 
 def system_name(system: System) -> str:
     """In tables."""
-    if system.policy is None:
-        beams = f", beam {system.beams}" if system.beams > 1 else ""
-        return f"{system.name}{beams}" + "".join(f", {name} {value}" for name, value in system.options)
-    return setting_name(system.policy)
+    return system.name if system.policy is None else setting_name(system.policy)
 
 
 def table(rows: list[dict], quality: str) -> str:
@@ -182,7 +179,6 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--calibrations", type=Path, nargs="*", default=[], help="calibration.json files")
     parser.add_argument("--quality", choices=("rougeL", "bleu"), default="rougeL", help="of the table")
     parser.add_argument("--shortlist", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0, help="record to begin with")
     parser.add_argument("--records", type=int, default=300)
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
     parser.add_argument("--turn", type=int, default=10, help="records a turn, times texts at a time")
@@ -198,7 +194,7 @@ def main() -> None:
     """Prints the tables; with --json writes them."""
     options = read_options()
     model, tokenizer = load_model(str(options.model)), AutoTokenizer.from_pretrained(options.model)
-    available = pairs(str(options.data))[options.first :][: options.records]
+    available = pairs(str(options.data))[: options.records]
     references = [reference for _, reference in available]
     members = engine_systems(model.num_exits, options.shortlist) + certified_systems(options.calibrations)
     results, left_out = [], []
@@ -206,7 +202,7 @@ def main() -> None:
         for rows in options.rows:
             model_path, data, count = str(options.model), str(options.data), max(options.turn, 2 * rows)
             part = min(len(available), count)
-            records = Records(model_path, data, options.prefix, options.first, part, rows, options.new_tokens)
+            records = Records(model_path, data, options.prefix, 0, part, rows, options.new_tokens)
             peers, missing = right_peers(workers, peer_systems(), records)
             left_out += missing
             runs = take_turns(workers, [*peers, *members], records, len(available))

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -34,8 +34,8 @@ class Records:
 class System:
     """generate; ctranslate2; or the engine where there is a policy.
 
-    group: of the table; promise: what a calibration has certified, in words. beams: of a peer. options: of
-    `generate`. settings: environment variables of its process.
+    group: of the table; promise: what a calibration has certified, in words. settings: environment variables
+    of its process.
     """
 
     name: str
@@ -43,9 +43,7 @@ class System:
     policy: ExitPolicy | None = None
     group: str = "peer"
     promise: str = ""
-    beams: int = 1
-    options: tuple[tuple[str, int], ...] = ()
-    settings: tuple[tuple[str, str], ...] = field(default=())
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def process(self) -> str:
@@ -114,7 +112,7 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
     if system.name == "ctranslate2":
         return _translating(system, model, sources, records, threads)
     if system.policy is None:
-        return _generating(system, model, sources, records)
+        return _generating(model, sources, records)
     options = {"max_length": records.new_tokens + 1, "num_beams": 1}
     prompts = [Source.of(torch.tensor(tokens)) for tokens in sources]
 
@@ -145,7 +143,7 @@ def counted(rows: list[DecodedRow]) -> Counter:
 def _translating(system: System, model, sources: list[list[int]], records: Records, threads: int) -> Callable:
     translate = ctranslate2_peer.translator(model, system.precision, threads).translate_batch
     named = ctranslate2_peer.named_tokens(sources)
-    options = {"beam_size": system.beams, "max_decoding_length": records.new_tokens}
+    options = {"beam_size": 1, "max_decoding_length": records.new_tokens}
 
     def call() -> tuple:
         texts = []
@@ -156,9 +154,8 @@ def _translating(system: System, model, sources: list[list[int]], records: Recor
     return call
 
 
-def _generating(system: System, model, sources: list[list[int]], records: Records) -> Callable:
-    options = {"max_new_tokens": records.new_tokens, "exit_policy": None, "num_beams": system.beams}
-    options |= dict(system.options)
+def _generating(model, sources: list[list[int]], records: Records) -> Callable:
+    options = {"max_new_tokens": records.new_tokens, "exit_policy": None, "num_beams": 1}
 
     def call() -> tuple:
         texts = []

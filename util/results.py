@@ -64,13 +64,21 @@ _SHARES = {
 def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
     """What a result needs to be repeated: command, seed, versions, commit, processor and threads."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *_called(sys.argv)]),
         "seed": seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "commit": commit(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def _called(argv: list[str]) -> list[str]:
+    """As it is typed: `python -m` leaves a module's whole path in the place of its name."""
+    path = Path(argv[0])
+    if not (path.is_absolute() and path.is_relative_to(_REPOSITORY)):
+        return argv
+    return ["-m", ".".join(path.relative_to(_REPOSITORY).with_suffix("").parts), *argv[1:]]
 
 
 def commit() -> str | None:

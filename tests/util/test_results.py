@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,11 @@ def test_sweeps_of_earlier_runs_are_read(tmp_path, file):
     assert all(point["setting"] in str(table) for point in points)
     assert table.disturbed() == []
     assert any(ExitPolicy(static_layer=layer) in table for layer in range(1, 13))
+
+
+def test_a_module_is_named_as_it_is_typed(monkeypatch):
+    script = Path(results.__file__).parents[1] / "benchmarks" / "headline.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "save/my model"])
+    assert results.provenance(0, "cpu")["command"] == "python -m benchmarks.headline 'save/my model'"
+    monkeypatch.setattr(sys, "argv", ["run_summarization.py", "--do_eval"])
+    assert results.provenance(0, "cpu")["command"] == "python run_summarization.py --do_eval"
