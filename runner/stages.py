@@ -16,11 +16,11 @@ from runner.training import checked_resumption, make_trainer, train
 from runner.values import Run
 from trainers.generation import GENERATION_METRICS, GenerationTrainer
 from util.calibration_data import save_training_documents
-from util.calibration_plan import calibration_plan
 from util.check_generation import check_generation, settle_generation
 from util.check_training import check_best_metric
 from util.command_line import Arguments
 from util.pipeline import fingerprint_of, pipeline_of
+from util.plan_of_flags import calibration_plan
 from util.results import SweepTable
 from util.run_folder import finish_training
 from util.tokenizer import fit_embeddings

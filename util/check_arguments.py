@@ -5,7 +5,8 @@ from early_exit.head_losses import HEAD_LOSSES
 from early_exit.heads import HEAD_NAMES, head_kind
 from early_exit.models.shapes import SHAPES
 from util.arguments import DataArguments, ExitArguments, ModelArguments
-from util.calibration_arguments import CalibrationArguments, check_calibration
+from util.calibration_arguments import CalibrationArguments
+from util.check_calibration import check_calibration
 from util.check_objectives import check_objectives
 from util.check_training import check_training
 from util.errors import UsageError

@@ -5,8 +5,8 @@ from early_exit import ExitPolicy
 from tests.tiny import MODELS
 from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments
-from util.calibration_plan import calibration_plan
 from util.errors import UsageError
+from util.plan_of_flags import calibration_plan
 
 
 def policies(flags: dict, grid: list[str] | None = None) -> list[ExitPolicy]:
