@@ -22,6 +22,7 @@ else
 fi
 SAMPLES=${SAMPLES:-500}
 HELD_OUT=${HELD_OUT:-500}
+REFERENCE=${REFERENCE:-}              # a checkpoint whose texts are compared with; empty: MODEL's own
 MIN_LAYER=${MIN_LAYER:-1}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
@@ -30,6 +31,7 @@ fi
 CALIBRATION_FLAGS=()
 # shellcheck disable=SC2206 # a list of words
 [ -z "$THRESHOLDS" ] || CALIBRATION_FLAGS+=(--thresholds $THRESHOLDS)
+[ -z "$REFERENCE" ] || CALIBRATION_FLAGS+=(--calibrate_reference "$REFERENCE")
 # shellcheck disable=SC2206
 [ -z "$GRID" ] || CALIBRATION_FLAGS+=(--calibrate_grid $GRID)
 # shellcheck disable=SC2086 # DELTAS is a list of words

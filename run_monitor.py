@@ -91,6 +91,11 @@ def _certified(model) -> Certified:
     promised = certified.guarantee or f"mean {certified.loss}"
     if not promised.startswith("mean textual") or "CVaR" in promised or certified.loss is None:
         raise UsageError(f"a monitor compares texts, and watches a mean textual loss, not: {promised}")
+    if certified.reference is not None:
+        raise UsageError(
+            "a monitor compares with this model's full depth; this promise is about texts of "
+            f"{certified.reference}"
+        )
     return certified
 
 

@@ -56,7 +56,6 @@ def build(model, tokenizer, examples, inputs, grid, options) -> tuple[np.ndarray
         generation_num_beams=None,
         device=torch.device("cpu"),
     )
-    trainer = SimpleNamespace(model=model, args=arguments)
 
     def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
         texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (early, full)]
@@ -64,7 +63,7 @@ def build(model, tokenizer, examples, inputs, grid, options) -> tuple[np.ndarray
 
     begin = time.perf_counter()
     rows = [{"input_ids": row.tolist()} for row in inputs]
-    table = LossTable(PromptDecoder(trainer, rows), score)
+    table = LossTable(PromptDecoder(model, arguments, rows), score)
     policies = [ExitPolicy(measure="softmax", threshold=threshold) for threshold in grid]
     columns = [table.column(DecodingSetting(policy)) for policy in policies]
     seconds = time.perf_counter() - begin

@@ -11,7 +11,6 @@ teacher-forced, chooses the same.
 import argparse
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
@@ -43,7 +42,7 @@ def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> li
         generation_max_length=_LONGEST,
         report_to="none",
     )
-    decoder = PromptDecoder(SimpleNamespace(model=model, args=training), tokens)
+    decoder = PromptDecoder(model, training, tokens)
 
     def decode(policy: ExitPolicy) -> tuple[list[list[int]], list[str]]:
         rows = [each.tokens for each in decoder.decode(range(len(tokens)), policy, "float32")]

@@ -14,7 +14,6 @@ not measured again, and a table of all.
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -80,7 +79,7 @@ class Checkpoint:
         training = Seq2SeqTrainingArguments(
             "unused", use_cpu=True, per_device_eval_batch_size=32, generation_max_length=64, report_to="none"
         )
-        self.decoder = PromptDecoder(SimpleNamespace(model=self.model, args=training), self.tokens)
+        self.decoder = PromptDecoder(self.model, training, self.tokens)
 
     def decode(self, policy: ExitPolicy):
         """Every document's text, in float32."""
@@ -99,7 +98,7 @@ class Checkpoint:
             return 1 - rouge_l(self.text(early), self.text(full)), 0.0
 
         table = LossTable(self.decoder, score)
-        full = [each.tokens for each in table.full]
+        full = table.full
         drafts = self.decode(ExitPolicy(static_layer=1, verify="exact"))
         layers = self.model.num_exits
         return {

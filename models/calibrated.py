@@ -32,7 +32,8 @@ class Certified:
     weights: `models.exit_heads.fingerprint` of the model. max_length: in tokens, start token included.
     delta, epsilon, loss, n: the promise, on how many prompts it rests; guarantee: what it promises of the
     loss, in words; fingerprint: of the pipeline, as the verdict names it; pipeline: what else is compared
-    with a call (`models.pipeline`), weights as there. Files of earlier versions lack some of these.
+    with a call (`models.pipeline`), weights as there; reference: the checkpoint whose texts are compared
+    with, None for full depth of this one. Files of earlier versions lack some of these.
     """
 
     setting: DecodingSetting
@@ -46,6 +47,7 @@ class Certified:
     fingerprint: str | None = None
     pipeline: dict[str, Any] | None = None
     guarantee: str | None = None
+    reference: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

@@ -30,17 +30,20 @@ def read_certified(folder: Path | str) -> Certified | None:
 
 
 def certified_of(result: dict[str, Any]) -> Certified | None:
-    """The setting to decode with, of the contents of calibration.json; None where none was certified, or none
-    that exits: earlier versions certified full depth too. Theirs is the first δ's: to take another because it
-    passed would promise more than was tested."""
+    """The setting to decode with, of the contents of calibration.json; None where none was certified.
+
+    Full depth, which earlier versions certified too, is None, except for a promise about another model's
+    texts. Theirs is the first δ's: to take another because it passed would promise more than was tested.
+    """
     if "exit_calibration" in result:
         values = result["exit_calibration"]
         certified = None if values is None else Certified.from_dict(values)
     else:
         found = result["deltas"][0]
         certified = _of_earlier_version(result, found) if found["certified"] else None
-    deep = certified is not None and certified.setting.is_full_model(_DEEPEST)
-    return None if deep else certified
+    if certified is None or certified.reference is not None:
+        return certified
+    return None if certified.setting.is_full_model(_DEEPEST) else certified
 
 
 def _of_earlier_version(result: dict[str, Any], found: dict[str, Any]) -> Certified:

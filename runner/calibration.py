@@ -1,7 +1,7 @@
 """`--do_cali True`: from prompts to a verdict."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,12 @@ from early_exit import DecodingSetting
 from early_exit.calibration import SEQUENTIAL_TESTS
 from early_exit.models.calibrated import Certified
 from early_exit.models.calibration_file import CALIBRATION_FILE
-from runner.calibration_tables import HeldOutCheck, Prompts, SequentialTable, Table
+from runner.calibration_tables import CalibrationRun, HeldOutCheck, Prompts, SequentialTable, Table
 from trainers.generation import GenerationTrainer
 from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
 from util.ledger import Attempt, Ledger
-from util.pipeline import certified_pipeline, fingerprint_of
+from util.pipeline import certified_pipeline
 from util.report import write_report
 from util.run_folder import finish_sweep
 from util.verdict import Context, entry, verdict
@@ -22,35 +22,33 @@ from util.words import without_words
 
 
 def calibrate_exits(
-    trainer: GenerationTrainer,
-    prompts: dict[str, Prompts],
-    plan: CalibrationPlan,
+    run: CalibrationRun,
+    held_out: Prompts | None,
     pipeline: dict[str, Any],
     ledger: Ledger,
     spends: bool,
-    source: dict[str, Any],
 ) -> dict[str, Any]:
     """Builds the loss table, tests, checks on held-out prompts, prints a verdict for each δ, and writes
     calibration.json into the output folder. Returns what stands in it.
 
-    prompts: `calibration`, and `held_out` if there are any. pipeline: of `util.pipeline`. ledger: of earlier
-    attempts; spends: whether they share ε. source: of `util.results.provenance`.
+    held_out: prompts to check on, if there are any. pipeline: of `util.pipeline`. ledger: of earlier
+    attempts; spends: whether they share ε.
     """
-    own = prompts["calibration"]
-    key = {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
-    identity = plan.identity() | {"spends": spends}
-    identity |= {"fingerprint": key["fingerprint"], "references": key["prompts"]}
-    attempt = ledger.attempt(identity, own.hashes, plan.epsilon, spends)
-    plan = plan.with_epsilon(attempt.epsilon)
+    trainer, own = run.trainer, run.prompts
+    identity = run.plan.identity() | {"spends": spends}
+    identity |= {"fingerprint": run.key["fingerprint"], "references": run.key["prompts"]}
+    attempt = ledger.attempt(identity, own.hashes, run.plan.epsilon, spends)
+    run = replace(run, plan=run.plan.with_epsilon(attempt.epsilon))
+    plan = run.plan
     context = _context(plan, pipeline, attempt, own, trainer.model.num_exits)
     _print(trainer, str(plan))
-    blank = _references_without_words(trainer, prompts, plan)
+    check_run = None if held_out is None else replace(run, prompts=held_out)
+    blank = _references_without_words(run, check_run)
     if trainer.is_world_process_zero():
         ledger.start(identity, own.hashes, attempt)
-    one_by_one = plan.test in SEQUENTIAL_TESTS
-    table = (SequentialTable if one_by_one else Table)(trainer, own, plan, key, source)
+    table = (SequentialTable if plan.test in SEQUENTIAL_TESTS else Table)(run)
     table.build()
-    check = HeldOutCheck(trainer, prompts["held_out"], plan) if "held_out" in prompts else None
+    check = None if check_run is None else HeldOutCheck(check_run)
     entries = [_entry(delta, table, check, context) for delta in plan.deltas]
     result = {
         **asdict(context),
@@ -59,7 +57,7 @@ def calibrate_exits(
         "deltas": entries,
         "naive": table.naive(),
         "references_without_words": blank,
-        **source,
+        **run.source,
     }
     if trainer.is_world_process_zero():
         _finish(Path(trainer.args.output_dir), result)
@@ -88,21 +86,21 @@ def _context(
         promise=plan.promise,
         attempt=attempt,
         groups=dict(sorted(Counter(prompts.groups or []).items())),
+        reference=plan.reference,
     )
 
 
-def _references_without_words(
-    trainer: GenerationTrainer, prompts: dict[str, Prompts], plan: CalibrationPlan
-) -> dict[str, int]:
+def _references_without_words(run: CalibrationRun, held_out: CalibrationRun | None) -> dict[str, int]:
     """How many prompts have no reference that ROUGE can see, by the name of the prompts; printed where that
     matters."""
+    runs = {"calibration": run} if held_out is None else {"calibration": run, "held_out": held_out}
     blank = {
-        name: sum(all(map(without_words, references)) for references in each.references)
-        for name, each in prompts.items()
+        name: sum(all(map(without_words, references)) for references in each.prompts.references)
+        for name, each in runs.items()
     }
-    if (plan.consistency, plan.loss) == ("risk", "rouge") and any(blank.values()):
+    if (run.plan.consistency, run.plan.loss) == ("risk", "rouge") and any(blank.values()):
         counts = ", ".join(f"{count} of {name}" for name, count in blank.items())
-        _print(trainer, f"  references without words, which show no loss of ROUGE: {counts}")
+        _print(run.trainer, f"  references without words, which show no loss of ROUGE: {counts}")
     return blank
 
 
@@ -161,4 +159,5 @@ def _deployed(
         fingerprint=context.fingerprint,
         pipeline=pipeline,
         guarantee=found["promised"],
+        reference=None if plan.reference is None else plan.reference.name,
     ).to_dict()

@@ -1,18 +1,20 @@
 """The losses that a calibration is about, on the prompts that it calibrates and checks with: decoded, saved,
 and read again when a run goes on. `runner.calibration` builds on them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from early_exit import DecodingSetting
 from early_exit.calibration import Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
 from early_exit.models.hashes import json_hash
 from trainers.generation import GenerationSettings, GenerationTrainer
-from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array
+from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array, full_texts, loss_table
 from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
@@ -55,27 +57,32 @@ def score_of(prompts: Prompts, plan: CalibrationPlan, tokenizer) -> Score:
     return score
 
 
-class _SavedTable:
-    """What a run knows of losses, in a file of the output folder that it goes on from.
+@dataclass(frozen=True)
+class CalibrationRun:
+    """What losses are measured on, and where they are kept.
 
-    key: pipeline and prompts, by hashes. What a file with another key holds is not read.
+    key: pipeline, prompts and reference model, by hashes: what a file of the output folder with another key
+    holds is not read. source: of `util.results.provenance`. reference: the model whose full-depth texts are
+    compared with; None: the trainer's own.
     """
 
-    def __init__(
-        self,
-        name: str,
-        trainer: GenerationTrainer,
-        prompts: Prompts,
-        plan: CalibrationPlan,
-        key: dict,
-        source: dict,
-    ):
+    trainer: GenerationTrainer
+    prompts: Prompts
+    plan: CalibrationPlan
+    key: dict[str, Any]
+    source: dict[str, Any]
+    reference: PreTrainedModel | None = None
+
+
+class _SavedTable:
+    """What a run knows of losses, in a file of the output folder that it goes on from."""
+
+    def __init__(self, name: str, run: CalibrationRun):
         """name: of the file."""
-        self.trainer, self.plan = trainer, plan
-        self._prompts, self._key, self._source = prompts, key, source
-        self._file = Path(trainer.args.output_dir) / name
+        self._run, self.trainer, self.plan, self._prompts = run, run.trainer, run.plan, run.prompts
+        self._file = Path(self.trainer.args.output_dir) / name
         found = read_json(self._file, default={})
-        self._found = found if all(found.get(name) == value for name, value in key.items()) else {}
+        self._found = found if all(found.get(name) == value for name, value in run.key.items()) else {}
 
     @property
     def _score(self) -> Score:
@@ -83,21 +90,19 @@ class _SavedTable:
 
     def _save(self, **values) -> None:
         if self.trainer.is_world_process_zero():
-            write_json(self._file, {**self._key, **values, **self._source})
+            write_json(self._file, {**self._run.key, **values, **self._run.source})
 
 
 class Table(_SavedTable):
     """The loss table of a run, saved after each column and read again when the run goes on."""
 
-    def __init__(
-        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
-    ):
-        """See `_SavedTable`."""
-        super().__init__(LOSS_TABLE_FILE, trainer, prompts, plan, key, source)
+    def __init__(self, run: CalibrationRun):
+        """Reads the file."""
+        super().__init__(LOSS_TABLE_FILE, run)
         self._saved, self._speeds = self._found.get("columns", []), self._found.get("speeds", [])
         self._known = {DecodingSetting.from_dict(each["setting"]): each for each in self._saved}
         self._builder: LossTable | None = None
-        self.columns: list[Column | None] = [None] * len(plan.settings)
+        self.columns: list[Column | None] = [None] * len(self.plan.settings)
         self.full: Column | None = None
 
     @property
@@ -180,7 +185,7 @@ class Table(_SavedTable):
         if found is not None:
             return Column(**{name: found[name] for name in Column.__dataclass_fields__})
         if self._builder is None:
-            self._builder = LossTable(PromptDecoder(self.trainer, self._prompts.tokens), self._score)
+            self._builder = loss_table(self.trainer, self._prompts.tokens, self._score, self._run.reference)
         column = self._builder.column(setting)
         self._saved.append({"setting": setting.to_dict(), **asdict(column)})
         self._write()
@@ -194,18 +199,22 @@ class SequentialTable(_SavedTable):
     """What `Table` is to a test that reads prompts one by one: it decodes no more of them than it needs, and
     keeps their losses in sequential.json to go on from."""
 
-    def __init__(
-        self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan, key: dict, source: dict
-    ):
-        """See `_SavedTable`."""
-        key = key | {"settings": [each.to_dict() for each in plan.settings]}
-        super().__init__(_SEQUENTIAL_FILE, trainer, prompts, plan, key, source)
-        self.losses = self._found.get("losses") or [[] for _ in plan.settings]
+    def __init__(self, run: CalibrationRun):
+        """Reads the file."""
+        settings = [each.to_dict() for each in run.plan.settings]
+        super().__init__(_SEQUENTIAL_FILE, replace(run, key=run.key | {"settings": settings}))
+        self.losses = self._found.get("losses") or [[] for _ in settings]
 
     def build(self) -> None:
         """Nothing: losses are decoded when they are asked for."""
         self._lazy = LazyLosses(
-            self.trainer, self._prompts.tokens, self.plan.settings, self._score, self.losses, self._write
+            self.trainer,
+            self._prompts.tokens,
+            self.plan.settings,
+            self._score,
+            self.losses,
+            self._write,
+            self._run.reference,
         )
 
     def certify(self, delta: float) -> Calibration:
@@ -234,19 +243,26 @@ class SequentialTable(_SavedTable):
 class HeldOutCheck:
     """Losses, layers and speed of settings on prompts that calibration has not seen."""
 
-    def __init__(self, trainer: GenerationTrainer, prompts: Prompts, plan: CalibrationPlan):
-        self._trainer, self._tokens = trainer, prompts.tokens
-        self._score = score_of(prompts, plan, trainer.processing_class)
+    def __init__(self, run: CalibrationRun):
+        """run: with the prompts to check on."""
+        trainer = self._trainer = run.trainer
+        self._tokens = run.prompts.tokens
+        self._score = score_of(run.prompts, run.plan, trainer.processing_class)
         self._full = predict(trainer, self._tokens, DecodingSetting())
+        written, losses = trainer.decoded, None
+        if run.reference is None:
+            self._compared = self._full.predictions
+        else:
+            self._compared = full_texts(PromptDecoder(run.reference, trainer.args, self._tokens))
+            losses = self._losses(self._full)
         self._texts = RunTexts(trainer, self._tokens)
-        self._texts.add(DecodingSetting(), trainer.decoded)
+        self._texts.add(DecodingSetting(), written, losses)
         self._known: dict[DecodingSetting, HeldOut] = {}
 
     def __call__(self, setting: DecodingSetting) -> HeldOut:
         if setting not in self._known:
             early = predict(self._trainer, self._tokens, setting)
-            pairs = zip(early.predictions, self._full.predictions, strict=True)
-            losses = [self._score(number, *pair)[0] for number, pair in enumerate(pairs)]
+            losses = self._losses(early)
             self._texts.add(setting, self._trainer.decoded, losses)
             self._known[setting] = HeldOut(
                 losses=losses,
@@ -255,6 +271,11 @@ class HeldOutCheck:
                 / self._full.metrics["held_out_tokens_per_second"],
             )
         return self._known[setting]
+
+    def _losses(self, output) -> list[float]:
+        """Of what `predict` returns."""
+        pairs = zip(output.predictions, self._compared, strict=True)
+        return [self._score(number, *pair)[0] for number, pair in enumerate(pairs)]
 
 
 def predict(trainer: GenerationTrainer, tokens: Dataset, setting: DecodingSetting):

@@ -7,10 +7,12 @@ from transformers.utils import logging
 
 from runner.adapters import prepare_adapters
 from runner.calibration import calibrate_exits, save_with_checkpoint
+from runner.calibration_tables import CalibrationRun
 from runner.evaluation import generation_settings, predict, report, sweep
 from runner.folder import ledger_of, prepare_folder
 from runner.model import check_exit_heads, check_shortlists, load_model_and_tokenizer, prepare_objective
 from runner.own_text import all_documents, open_own_texts, own_text_examples
+from runner.reference import load_reference
 from runner.texts import load_texts, tokenized_prompts
 from runner.training import checked_resumption, make_trainer, train
 from runner.values import Run
@@ -64,12 +66,18 @@ def _calibrate(this: Run) -> None:
     own = prompts["calibration"]
     about = (this.generation, data, exits, plan.settings, own.tokens["input_ids"], training.device)
     pipeline = pipeline_of(this.model, this.tokenizer, *about)
-    shared = {"generation": this.generation, "fingerprint": fingerprint_of(pipeline)}
+    reference = None
+    if calibration.calibrate_reference is not None:
+        reference, named = load_reference(this)
+        plan = plan.with_reference(named)
+    key = {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
+    key["reference"] = None if plan.reference is None else plan.reference.fingerprint
     with training.main_process_first(desc="preparing the output folder"):
-        prepare_folder(this.arguments, None, shared | {"prompts": own.identity()})
+        prepare_folder(this.arguments, None, {"generation": this.generation, **key})
     trainer, ledger = _trainer(this), ledger_of(this.arguments)
+    run = CalibrationRun(trainer, own, plan, key, this.source(), reference)
     spends = calibration.calibrate_epsilon_spending
-    result = calibrate_exits(trainer, prompts, plan, pipeline, ledger, spends, this.source())
+    result = calibrate_exits(run, prompts.get("held_out"), pipeline, ledger, spends)
     if calibration.save_calibration and trainer.is_world_process_zero():
         save_with_checkpoint(result, Path(model_args.model_name_or_path))
 

@@ -8,6 +8,7 @@ write the text of full depth in their precision, which is decoded once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,9 +50,10 @@ class Column:
 class PromptDecoder:
     """Decodes this process's share of the prompts, whose sources are encoded once for each precision."""
 
-    def __init__(self, trainer: GenerationTrainer, dataset):
-        """dataset: rows of `input_ids`; trainer: gives model, batch size and decoding limits."""
-        self._model, arguments = trainer.model, trainer.args
+    def __init__(self, model, arguments, dataset):
+        """arguments: `Seq2SeqTrainingArguments`, of batch size and decoding limits; dataset: rows of
+        `input_ids`."""
+        self._model = model
         self.indices = list(range(arguments.process_index, len(dataset), arguments.world_size))
         self._sources = [Source.of(torch.tensor(dataset[index]["input_ids"])) for index in self.indices]
         self._rows, self._options = arguments.eval_batch_size, evaluation_options(arguments)
@@ -90,14 +92,18 @@ Score = Callable[[int, list[int], list[int]], tuple[float, float]]
 class LossTable:
     """The columns of a loss table, built in turn, one for each setting.
 
-    full: texts of the full model, exits off, in float32, of this process's prompts.
+    full: tokens that losses compare with, of this process's prompts.
     """
 
-    def __init__(self, decoder: PromptDecoder, score: Score):
+    def __init__(self, decoder: PromptDecoder, score: Score, full: Sequence[list[int]] | None = None):
+        """full: of all prompts; by default the model writes them, exits off, in float32."""
         self._decoder, self._score = decoder, score
         self._everyone = range(len(decoder.indices))
-        self.full = decoder.decode(self._everyone, ExitPolicy(), "float32")
-        self._full_depth = {"float32": self.full}  # by precision
+        self._full_depth: dict[str, list[Text]] = {}  # by precision
+        if full is None:
+            self.full = [text.tokens for text in self._at_full_depth("float32")]
+        else:
+            self.full = [full[index] for index in decoder.indices]
         self._texts: list[Text | None] = [None] * len(decoder.indices)
         self._chain: DecodingSetting | None = None
 
@@ -105,7 +111,8 @@ class LossTable:
         """Decodes a setting. Copies where the last one differs by a higher threshold alone; of exact
         drafts, whose texts are known, decodes a sample."""
         if setting == DecodingSetting():
-            return self._scored(self.full, len(self.full))
+            texts = self._at_full_depth("float32")
+            return self._scored(texts, len(texts))
         if setting.policy.verify == "exact" and (column := self._exact(setting)) is not None:
             return column
         policy, precision = setting.policy, setting.precision
@@ -125,43 +132,59 @@ class LossTable:
         """Losses of full depth in the setting's precision, whose texts are decoded once; layers of a sample.
         None where texts of the sample are others, as kernels that round by the size of a block may write."""
         known = setting.precision in self._full_depth
-        if not known:
-            texts = self._decoder.decode(self._everyone, ExitPolicy(), setting.precision)
-            self._full_depth[setting.precision] = texts
-        full, sample = self._full_depth[setting.precision], self._everyone[:_SAMPLED]
+        full, sample = self._at_full_depth(setting.precision), self._everyone[:_SAMPLED]
         drafted = self._decoder.decode(sample, setting.policy, setting.precision)
-        if not _same_everywhere([text.tokens for text in drafted] == [full[i].tokens for i in sample]):
+        if not all(_of_all_processes([text.tokens for text in drafted] == [full[i].tokens for i in sample])):
             return None
         layers = sum(text.layers for text in drafted) / max(1, len(drafted))
         return self._scored(
             [replace(text, layers=layers) for text in full], len(sample) + (0 if known else len(full))
         )
 
+    def _at_full_depth(self, precision: str) -> list[Text]:
+        """The model's own texts, decoded once."""
+        if precision not in self._full_depth:
+            texts = self._decoder.decode(self._everyone, ExitPolicy(), precision)
+            self._full_depth[precision] = texts
+        return self._full_depth[precision]
+
     def _scored(self, texts: Sequence[Text], decoded: int) -> Column:
         rows = [
-            (index, *self._score(index, text.tokens, full.tokens), text.layers)
+            (index, *self._score(index, text.tokens, full), text.layers)
             for index, text, full in zip(self._decoder.indices, texts, self.full, strict=True)
         ]
         return _together(rows, decoded)
 
 
-def _same_everywhere(same: bool) -> bool:
-    """Whether something holds in all processes."""
+def _of_all_processes(own: Any) -> list[Any]:
+    """What each process has."""
     if not torch.distributed.is_initialized():
-        return same
-    answers = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(answers, same)
-    return all(answers)
+        return [own]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, own)
+    return values
+
+
+def full_texts(decoder: PromptDecoder) -> list[list[int]]:
+    """Tokens that the decoder's model writes at full depth in float32 for all prompts, of all processes."""
+    texts = decoder.decode(range(len(decoder.indices)), ExitPolicy(), "float32")
+    own = {index: text.tokens for index, text in zip(decoder.indices, texts, strict=True)}
+    by_prompt = {index: tokens for share in _of_all_processes(own) for index, tokens in share.items()}
+    return [by_prompt[index] for index in sorted(by_prompt)]
+
+
+def loss_table(trainer: GenerationTrainer, dataset, score: Score, reference=None) -> LossTable:
+    """Of a trainer's model on a dataset. reference: the model whose full-depth texts are compared with; None:
+    the trainer's."""
+    full = None if reference is None else full_texts(PromptDecoder(reference, trainer.args, dataset))
+    return LossTable(PromptDecoder(trainer.model, trainer.args, dataset), score, full)
 
 
 def _together(rows: list[tuple], decoded: int) -> Column:
     """A column from the rows (prompt, loss, quality, layers) of all processes, each prompt once."""
-    if torch.distributed.is_initialized():
-        shares = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, (rows, decoded))
-        rows = [row for share, _ in shares for row in share]
-        decoded = sum(count for _, count in shares)
-    by_prompt = {row[0]: row[1:] for row in rows}
+    shares = _of_all_processes((rows, decoded))
+    decoded = sum(count for _, count in shares)
+    by_prompt = {row[0]: row[1:] for share, _ in shares for row in share}
     losses, quality, layers = zip(*(by_prompt[prompt] for prompt in sorted(by_prompt)), strict=True)
     return Column(list(losses), list(quality), list(layers), decoded)
 

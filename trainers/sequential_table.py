@@ -3,16 +3,18 @@
 from collections.abc import Callable, Sequence
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from early_exit import DecodingSetting
 from trainers.generation import GenerationTrainer
-from trainers.loss_table import LossTable, PromptDecoder, Score
+from trainers.loss_table import LossTable, Score, loss_table
 
 
 class LazyLosses:
     """The losses of settings on prompts, in the order of the prompts.
 
-    losses: of each setting as far as they are known, which grow; save: is called after each batch.
+    losses: of each setting as far as they are known, which grow; save: is called after each batch;
+    reference: another model, whose full-depth texts are compared with in the place of the own ones.
     """
 
     def __init__(
@@ -23,8 +25,9 @@ class LazyLosses:
         score: Score,
         losses: list[list[float]],
         save: Callable[[], None],
+        reference: PreTrainedModel | None = None,
     ):
-        self._trainer, self._prompts, self._score = trainer, prompts, score
+        self._trainer, self._prompts, self._score, self._reference = trainer, prompts, score, reference
         self._settings, self.losses, self._save = settings, losses, save
         self._tables: dict[int, LossTable] = {}  # by their first prompt: settings share what is encoded
 
@@ -43,5 +46,5 @@ class LazyLosses:
             def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
                 return self._score(first + prompt, early, full)
 
-            self._tables[first] = LossTable(PromptDecoder(self._trainer, batch), score)
+            self._tables[first] = loss_table(self._trainer, batch, score, self._reference)
         return self._tables[first]

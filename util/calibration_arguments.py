@@ -70,6 +70,13 @@ class CalibrationArguments:
         False,
         "The k-th attempt on the same prompts gets ε·6/(π²k²), so that all attempts together keep ε.",
     )
+    calibrate_reference: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint whose full-depth texts, in float32, are compared with, such as the model "
+            "before its exits were trained; this model's own by default."
+        },
+    )
     save_calibration: bool = argument(
         False,
         "Leave calibration.json and the certified setting with the checkpoint too: generate then uses it.",

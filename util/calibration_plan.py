@@ -28,12 +28,25 @@ from util.errors import UsageError
 
 
 @dataclass(frozen=True)
+class ReferenceModel:
+    """Another model than the calibrated one, whose full-depth texts in float32 are compared with.
+
+    name: of its checkpoint; fingerprint: of all that these texts depend on.
+    """
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class CalibrationPlan:
     """What is tested, for which promise, and how.
 
     settings: in the order of columns: thresholds fall, for each choice of knobs, a chain. lengths: of the
     chains. thresholds: the grid. knobs: as on the command line. deploy_delta: the δ whose setting is left for
-    `generate`. The others are flags of `CalibrationArguments`; seed: of the draw of prompts.
+    `generate`. The others are flags of `CalibrationArguments`; seed: of the draw of prompts. reference: the
+    model whose texts are compared with; None: the calibrated one, whose full depth and exact drafts then lose
+    nothing and are not tested.
     """
 
     measure: str
@@ -50,6 +63,7 @@ class CalibrationPlan:
     thresholds: list[float]
     knobs: list[str]
     seed: int
+    reference: ReferenceModel | None = None
 
     def __str__(self) -> str:
         deltas = ", ".join(f"{delta:g}" for delta in self.deltas)
@@ -61,7 +75,8 @@ class CalibrationPlan:
             else f"ε = {self.epsilon:.3g}, {self.bound}, {self.test}"
         )
         deployed = "" if len(self.deltas) == 1 else f" (to deploy: {self.deploy_delta:g})"
-        promised = self.promise.words(f"{self.consistency} loss ({self.loss})")
+        against = "" if self.reference is None else f", against full depth of {self.reference.name}"
+        promised = self.promise.words(f"{self.consistency} loss ({self.loss}{against})")
         return (
             f"calibrating {self.measure}: {promised}, δ = {deltas}{deployed}, {how}, seed {self.seed}\n"
             f"  thresholds in order: {order}{knobs}"
@@ -78,7 +93,13 @@ class CalibrationPlan:
         values = {name: getattr(self, name) for name in ("consistency", "loss", "bound", "test", "deltas")}
         grid = [setting.to_dict() for setting in self.settings]
         values |= {"promise": asdict(self.promise), "deploy_delta": self.deploy_delta}
+        if self.reference is not None:
+            values["reference"] = self.reference.fingerprint
         return {**values, "epsilon_asked": self.epsilon, "grid": grid}
+
+    def with_reference(self, reference: ReferenceModel) -> "CalibrationPlan":
+        """The same against another model's texts."""
+        return replace(self, reference=reference)
 
     def with_epsilon(self, epsilon: float) -> "CalibrationPlan":
         """The same at another ε."""
@@ -93,12 +114,15 @@ class CalibrationPlan:
             raise UsageError(f"--calibrate_grid: {error}") from error
 
     def full_depth(self, num_layers: int) -> list[bool]:
-        """For each setting, whether its texts are the full model's by construction."""
-        return [setting.is_full_model(num_layers) for setting in self.settings]
+        """For each setting, whether its texts are by construction those that are compared with."""
+        own = self.reference is None
+        return [own and setting.is_full_model(num_layers) for setting in self.settings]
 
     def lossless(self, losses: np.ndarray, num_layers: int) -> list[int]:
         """Columns that exit and whose texts are the full model's by construction: exact drafts in its
         precision. losses: as in `settled`; kernels that round by the size of a block may write others."""
+        if self.reference is not None:
+            return []
         exact = [setting.precision == "float32" and setting.is_exact(num_layers) for setting in self.settings]
         return [index for index, known in enumerate(exact) if known and not losses[:, index].any()]
 
@@ -132,7 +156,8 @@ class CalibrationPlan:
         if self.test == "chains":
             firsts = [self.settings[chain[0]] for chain in self.chains]
             exact = sum(each.policy.verify == "exact" and each.precision == "float32" for each in firsts)
-            return self.epsilon / max(1, len(firsts) - exact)  # these are not tested
+            untested = exact if self.reference is None else 0
+            return self.epsilon / max(1, len(firsts) - untested)
         return self.epsilon / test_named(self.test).starts(len(self.settings))
 
     def certify(

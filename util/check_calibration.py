@@ -40,6 +40,8 @@ def _check_unused(calibration: CalibrationArguments) -> None:
         raise UsageError("--calibrate_delta, --thresholds and --calibrate_grid need --do_cali True")
     if calibration.save_calibration:
         raise UsageError("--save_calibration needs --do_cali True")
+    if calibration.calibrate_reference is not None:
+        raise UsageError("--calibrate_reference needs --do_cali True")
     if calibration.deploy_delta is not None or calibration.calibrate_epsilon_spending:
         raise UsageError("--deploy_delta and --calibrate_epsilon_spending need --do_cali True")
 

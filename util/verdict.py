@@ -17,6 +17,7 @@ from early_exit.calibration import (
     test_named,
 )
 from early_exit.models.effective_generation import unlike_greedy
+from util.calibration_plan import ReferenceModel
 from util.dissimilarity import CONSISTENCY
 from util.ledger import Attempt
 from util.pipeline import fingerprint_of
@@ -57,7 +58,8 @@ class HeldOut:
 class Context:
     """What all verdicts of a run share. pipeline: what the guarantee is tied to, by name; layers: L;
     settings: how many were to be tested; seed: of the draw of prompts; promise: what is kept at most δ;
-    attempt: on these prompts, see `util.ledger`; groups: prompts of each group that is promised for."""
+    attempt: on these prompts, see `util.ledger`; groups: prompts of each group that is promised for;
+    reference: the model whose texts are compared with, None for the calibrated one."""
 
     measure: str
     consistency: str
@@ -69,6 +71,7 @@ class Context:
     promise: Promise = Promise()  # noqa: RUF009 # frozen
     attempt: Attempt | None = None
     groups: dict[str, int] = field(default_factory=dict)
+    reference: ReferenceModel | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +81,8 @@ class Context:
     @property
     def promised(self) -> str:
         """What is kept at most δ, in words."""
-        loss = f"{self.consistency} loss ({CONSISTENCY[self.consistency][self.loss].label})"
+        against = "" if self.reference is None else f", against full depth of {self.reference.name}"
+        loss = f"{self.consistency} loss ({CONSISTENCY[self.consistency][self.loss].label}{against})"
         each = f" in each of the groups {', '.join(self.groups)}" if self.groups else ""
         return self.promise.words(loss) + each
 
@@ -131,11 +135,13 @@ def verdict(found: dict[str, Any], context: Context) -> str:
 
 
 def _not_certified(found: dict[str, Any], context: Context) -> list[str]:
-    which = "only full depth" if found["only_full_depth"] else "full model"
+    which, those = ": only full depth" if found["only_full_depth"] else ": full model", "setting that exits"
+    if context.reference is not None:  # full depth is tested as any setting
+        which, those = "", "setting"
     lines = [
-        f"NOT CERTIFIED: {which}. {context.measure}, no setting that exits keeps the {context.promised} ≤ "
+        f"NOT CERTIFIED{which}. {context.measure}, no {those} keeps the {context.promised} ≤ "
         f"{found['delta']:g}{_confidence(found)}",
-        f"  {_test(found, context)} · at the first setting that exits: mean loss {found['mean_loss']:.3f}",
+        f"  {_test(found, context)} · at the first {those}: mean loss {found['mean_loss']:.3f}",
     ]
     if found["smallest_delta"] is not None:
         lines[-1] += f"; smallest δ that would have passed: {found['smallest_delta']:.3f}, not promised now"

@@ -5,6 +5,7 @@ from early_exit import ExitPolicy
 from tests.tiny import MODELS
 from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments
+from util.calibration_plan import ReferenceModel
 from util.errors import UsageError
 from util.plan_of_flags import calibration_plan
 
@@ -97,6 +98,20 @@ def test_exact_drafts_share_no_chance_of_error_and_are_picked_where_they_are_che
     assert with_exact.lossless(losses, 4) == []
     assert plan_of(["verify=exact", "engine_precision=int8"]).lossless(np.zeros((9, 2)), 4) == []
     assert plan_of(["verify=exact"], [1.0, 0.5]).lossless(np.zeros((9, 2)), 4) == [1]
+
+
+def test_against_another_models_texts_everything_is_tested():
+    """Full depth and exact drafts write their own model's text, not the other one's."""
+    plan = plan_of(["verify=none,exact"], [1.0, 0.5]).with_reference(ReferenceModel("other", "hash"))
+    assert plan.full_depth(4) == [False] * 4
+    assert plan.lossless(np.zeros((9, 4)), 4) == []
+    losses, layers = np.zeros((60, 4)), [np.full(60, 4.0)] * 4
+    found = plan.certify(losses, layers, 0.1, MODELS["t5"])
+    own = plan_of(["verify=none,exact"], [1.0, 0.5]).certify(losses, layers, 0.1, MODELS["t5"])
+    assert (len(found.p_values), found.accepted, found.by_construction) == (4, [0, 1, 2, 3], False)
+    assert found.level == pytest.approx(0.05 / 2)  # of two chains
+    assert own.level == pytest.approx(0.05)
+    assert plan.identity() != plan.with_reference(ReferenceModel("other", "another")).identity()
 
 
 def test_exact_drafts_alone_need_no_test():
