@@ -3,10 +3,11 @@
     pip install -r benchmarks/requirements.txt
     bash benchmarks/headline.sh
 
-transformers' `generate`, CTranslate2, and the engine: full depth, static exits, CALM's exits, FREE's, exact
-and lenient drafts, and what calibrations have certified. Encoder included, tokenizer not. Systems take turns,
-some records at a time, each in every turn on the same ones; a ratio is the median over turns, with the range
-of the middle 80%. Every record is written once by each system. Losses are to the float32 full depth's texts.
+transformers' `generate`, with drafts of its own too; CTranslate2, with beams too; and the engine: full
+depth, static exits, CALM's exits, FREE's, exact and lenient drafts, and what calibrations have certified.
+Encoder included, tokenizer not. Systems take turns, some records at a time, each in every turn on the same
+ones; a ratio is the median over turns, with the range of the middle 80%. Every record is written once by each
+system. Losses are to the float32 full depth's texts.
 """
 
 import argparse
@@ -21,15 +22,16 @@ import sacrebleu
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.contention import neighbours
 from benchmarks.headline_systems import Records, System, engine_systems, pairs, peer_systems
 from benchmarks.headline_systems import build as build_system
 from benchmarks.workers import Workers
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.loading import load_model
-from util.dissimilarity import TEXTUAL, loss
+from util.dissimilarity import QUALITY, TEXTUAL, loss
 from util.files import read_json, write_json
 from util.metrics import rouge_against, scoring_rules
-from util.results import markdown_table, provenance, setting_name
+from util.results import markdown_table, provenance
 
 REFERENCE = System("engine", "float32", ExitPolicy(), "full depth")
 BASES = {"times_own_int8": ("engine", "int8"), "times_generate": ("generate", "float32"),
@@ -83,10 +85,10 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
             left_out.append({"system": str(system), "reason": str(error).splitlines()[0]})
             continue
         same = statistics.mean(one == other for one, other in zip(texts, expected, strict=True))
-        if same < (0.9 if system.precision == "float32" else 0.7):
+        if system.beams == 1 and same < (0.9 if system.precision == "float32" else 0.7):
             left_out.append({"system": str(system), "reason": f"{same:.0%} of its texts are full depth's"})
             continue
-        key = (system.name, system.precision)
+        key = (system.name, system.precision, system.beams, system.drafts)
         if key not in best or seconds < best[key][0]:
             best[key] = (seconds, system)
     return [system for _, system in best.values()], left_out
@@ -109,23 +111,18 @@ def take_turns(workers: Workers, members: list[System], records: Records, total:
     return runs
 
 
-def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> list[dict]:
-    """A row a system, for JSON and tables."""
+def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk: str) -> list[dict]:
+    """A row a system, for JSON and tables. risk: the quality whose loss is a risk."""
     full = next(run for run in runs if run.system == REFERENCE)
     words = {id(run): tokenizer.batch_decode(run.texts, skip_special_tokens=True) for run in (*runs, full)}
-    bases = {
-        name: next((run for run in runs if (run.system.name, run.system.precision) == base), None)
-        for name, base in BASES.items()
-    }
-    bases["times_own_int8"] = next(
-        run for run in runs if run.system.group == "full depth" and run.system.precision == "int8"
-    )
+    plain = {(run.system.name, run.system.precision): run for run in runs if _is_plain(run.system)}
+    bases = {name: plain.get(base) for name, base in BASES.items()}
     rouge = rouge_against(references, tokenizer)
     result = []
     for run in runs:
         texts, own = words[id(run)], words[id(full)]
         row = {
-            "system": system_name(run.system),
+            "system": str(run.system),
             "group": run.system.group,
             "precision": run.system.precision,
             "promise": run.system.promise,
@@ -134,7 +131,7 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> l
             "bleu": sacrebleu.corpus_bleu(texts, [references]).score,
             "textual_loss": statistics.mean(map(TEXTUAL["rouge"], texts, own)),
             "risk_loss": statistics.mean(
-                loss("risk", "rouge", *each) for each in zip(texts, own, references, strict=True)
+                loss("risk", risk, *each) for each in zip(texts, own, references, strict=True)
             ),
             "same_texts": statistics.mean(map(list.__eq__, run.texts, full.texts)),
             "ms_per_token": 1000 * sum(run.seconds) / sum(run.tokens),
@@ -151,9 +148,9 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int) -> l
     return result
 
 
-def system_name(system: System) -> str:
-    """In tables."""
-    return system.name if system.policy is None else setting_name(system.policy)
+def _is_plain(system: System) -> bool:
+    """Without beams, drafts, exits or a shortlist."""
+    return system.beams == 1 and system.drafts is None and system.policy in (None, ExitPolicy())
 
 
 def table(rows: list[dict], quality: str) -> str:
@@ -178,6 +175,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--prefix", default="summarize: ")
     parser.add_argument("--calibrations", type=Path, nargs="*", default=[], help="calibration.json files")
     parser.add_argument("--quality", choices=("rougeL", "bleu"), default="rougeL", help="of the table")
+    parser.add_argument("--risk", choices=tuple(QUALITY), default="rouge", help="quality that risk is about")
+    parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside all systems")
     parser.add_argument("--shortlist", type=int, default=1000)
     parser.add_argument("--records", type=int, default=300)
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
@@ -198,22 +197,28 @@ def main() -> None:
     references = [reference for _, reference in available]
     members = engine_systems(model.num_exits, options.shortlist) + certified_systems(options.calibrations)
     results, left_out = [], []
-    with Workers(build_system, options.threads) as workers:
+    with Workers(build_system, options.threads) as workers, neighbours(options.neighbours):
         for rows in options.rows:
             model_path, data, count = str(options.model), str(options.data), max(options.turn, 2 * rows)
             part = min(len(available), count)
             records = Records(model_path, data, options.prefix, 0, part, rows, options.new_tokens)
-            peers, missing = right_peers(workers, peer_systems(), records)
+            peers, missing = right_peers(workers, peer_systems(rows), records)
             left_out += missing
             runs = take_turns(workers, [*peers, *members], records, len(available))
-            results += described(runs, references, tokenizer, rows)
+            results += described(runs, references, tokenizer, rows, options.risk)
             print(table(results, options.quality), flush=True)
     if options.json is not None:
         environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(
             options.json,
-            {"environment": environment, "layers": model.num_exits, "left_out": left_out, "rows": results},
+            {
+                "environment": environment,
+                "layers": model.num_exits,
+                "neighbours": options.neighbours,
+                "left_out": left_out,
+                "rows": results,
+            },
         )
 
 

@@ -23,13 +23,13 @@ MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k-own}
 settings() {  # data set: its files, flags and calibration
   case $1 in
     e2e)
-      model=$E2E_MODEL task=run_summarization.py quality=rougeL prefix="summarize: "
+      model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      samples=200 held_out=115 flags=(--max_source_length 128 --max_target_length 64) ;;
+      samples=200 held_out=115 grid="verify=none,parallel max_draft=16" ;;
     multi30k)
-      model=$MULTI30K_MODEL task=run_translation.py quality=bleu prefix=""
+      model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      samples=500 held_out=500 flags=(--max_source_length 128 --max_target_length 64 --source_lang de --target_lang en) ;;
+      samples=500 held_out=500 grid="verify=none,parallel,lenient max_draft=16 accept_ratio=0.3 engine_precision=int8,int4" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
 }
@@ -45,36 +45,40 @@ train() {  # data set: its model, last on its own texts
   esac
 }
 
-calibrate() {  # data set, consistency, deltas
-  local output=$FOLDER/$1/$2
+calibrate() {  # data set, consistency, its loss, deltas
+  local output=$FOLDER/$1/$2 precision=()
   [ ! -e "$output/calibration.json" ] || return 0
-  # shellcheck disable=SC2086 # a list of words
-  "$PYTHON" $task --model_name_or_path "$FOLDER/$1/wide" --validation_file "$calibrate" --source_prefix "$prefix" \
-    "${flags[@]}" --do_cali True --predict_with_generate --deploy_scenario True --use_early_exit True \
-    --exit_conf_type softmax --shortlist "$SHORTLIST" --shortlist_at_full_depth True --engine_precision int8 --per_device_eval_batch_size 8 \
-    --max_calibrate_samples $samples --max_predict_samples $held_out \
-    --consistency_type "$2" --calibrate_delta $3 --thresholds 1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 \
-    --calibrate_grid verify=none,parallel max_draft=16 --calibrate_test chains \
-    --use_cpu --report_to none --output_dir "$output"
+  [[ $grid == *engine_precision* ]] || precision=(--engine_precision int8)
+  MODEL=$FOLDER/$1/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
+    MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
+    SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} CONSISTENCY=$2 DELTAS=$4 GRID=$grid \
+    THRESHOLDS="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" bash calibration_run.sh --calibrate_loss "$3" \
+    --shortlist "$SHORTLIST" --shortlist_at_full_depth True "${precision[@]}" --calibrate_test chains \
+    --use_cpu --report_to none
 }
 
 for set in $SETS; do
   settings "$set"
   train "$set"
   if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
-    "$PYTHON" -m util.rank_tokens --model_name_or_path "$model" --train_file "$train" --output_dir "$FOLDER/$set/ranked"
+    "$PYTHON" -m runner.rank_tokens --task $task --model_name_or_path "$model" --train_file "$train" \
+      "${languages[@]}" --max_target_length 64 --output_dir "$FOLDER/$set/ranked"
     "$PYTHON" -m benchmarks.widen "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"
   fi
-  calibrate "$set" textual "0.05 0.1"
-  calibrate "$set" risk "0.02 0.05"
+  calibrate "$set" textual rouge "0.05 0.1"
+  calibrate "$set" risk $risk "0.02 0.05"
   mkdir -p "$RESULTS"
   for consistency in textual risk; do
     cp "$FOLDER/$set/$consistency/calibration.json" "$RESULTS/$set-$consistency.json"
   done
+  timed=("$FOLDER/$set/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json
+    --quality $quality --risk $risk --shortlist "$SHORTLIST")
   # shellcheck disable=SC2086 # a list of words
-  [ -e "$FOLDER/$set/headline.json" ] || "$PYTHON" -m benchmarks.headline "$FOLDER/$set/wide" "$test" --prefix "$prefix" \
-    --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json --quality $quality --shortlist "$SHORTLIST" \
-    --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"
+  [ -e "$FOLDER/$set/headline.json" ] ||
+    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"
+  [ -e "$FOLDER/$set/busy.json" ] ||
+    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records 100 --neighbours 1 --json "$FOLDER/$set/busy.json"
   cp "$FOLDER/$set/headline.json" "$RESULTS/$set.json"
+  cp "$FOLDER/$set/busy.json" "$RESULTS/$set-busy.json"
 done
 "$PYTHON" -m benchmarks.headline_figure "$RESULTS"

@@ -11,10 +11,12 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks import ctranslate2_peer
+from benchmarks.drafts import PEERS, peer_options
 from early_exit import DecodedRow, ExitPolicy
 from early_exit.models.loading import load_model
 from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
+from util.results import setting_name
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class System:
     """generate; ctranslate2; or the engine where there is a policy.
 
     group: of the table; promise: what a calibration has certified, in words. settings: environment variables
-    of its process.
+    of its process. beams: of a peer; drafts: how `generate` drafts, a name of `drafts.PEERS`.
     """
 
     name: str
@@ -44,6 +46,15 @@ class System:
     group: str = "peer"
     promise: str = ""
     settings: tuple[tuple[str, str], ...] = ()
+    beams: int = 1
+    drafts: str | None = None
+
+    def __str__(self) -> str:
+        """In tables."""
+        if self.policy is not None:
+            return setting_name(self.policy)
+        beams = [] if self.beams == 1 else [f"{self.beams} beams"]
+        return ", ".join([self.name, *beams, *([] if self.drafts is None else [self.drafts])])
 
     @property
     def process(self) -> str:
@@ -90,14 +101,14 @@ def engine_systems(num_layers: int, shortlist: int) -> list[System]:
     return own
 
 
-def peer_systems() -> list[System]:
-    """transformers, and CTranslate2 with each of its settings."""
-    peers = [System("generate")]
-    for precision in ("float32", "int8"):
-        candidates = ctranslate2_peer.candidates()
+def peer_systems(rows: int) -> list[System]:
+    """transformers, with drafts of its own where it has them, for one text at a time; and CTranslate2 with
+    each of its settings, in float32 with beams too."""
+    peers = [System("generate"), *(System("generate", drafts=name) for name in PEERS if rows == 1)]
+    for precision, beams in (("float32", 1), ("float32", 4), ("int8", 1)):
         peers += [
-            System("ctranslate2", precision, settings=settings)
-            for settings in candidates
+            System("ctranslate2", precision, settings=settings, beams=beams)
+            for settings in ctranslate2_peer.candidates()
             if not ctranslate2_peer.is_last_resort(settings)
         ]
     return peers
@@ -112,7 +123,7 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
     if system.name == "ctranslate2":
         return _translating(system, model, sources, records, threads)
     if system.policy is None:
-        return _generating(model, sources, records)
+        return _generating(system, model, sources, records)
     options = {"max_length": records.new_tokens + 1, "num_beams": 1}
     prompts = [Source.of(torch.tensor(tokens)) for tokens in sources]
 
@@ -143,7 +154,7 @@ def counted(rows: list[DecodedRow]) -> Counter:
 def _translating(system: System, model, sources: list[list[int]], records: Records, threads: int) -> Callable:
     translate = ctranslate2_peer.translator(model, system.precision, threads).translate_batch
     named = ctranslate2_peer.named_tokens(sources)
-    options = {"beam_size": 1, "max_decoding_length": records.new_tokens}
+    options = {"beam_size": system.beams, "max_decoding_length": records.new_tokens}
 
     def call() -> tuple:
         texts = []
@@ -154,8 +165,9 @@ def _translating(system: System, model, sources: list[list[int]], records: Recor
     return call
 
 
-def _generating(model, sources: list[list[int]], records: Records) -> Callable:
+def _generating(system: System, model, sources: list[list[int]], records: Records) -> Callable:
     options = {"max_new_tokens": records.new_tokens, "exit_policy": None, "num_beams": 1}
+    options |= {} if system.drafts is None else peer_options(model, system.drafts)
 
     def call() -> tuple:
         texts = []

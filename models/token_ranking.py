@@ -31,7 +31,7 @@ def shortlist_of(model, size: int) -> Tensor:
     if model.token_ranking is None:
         raise ValueError(
             "the model has no ranking of tokens, which a shortlist is taken from: train it here, or rank "
-            "the tokens of texts like those it is to write (python -m util.rank_tokens)"
+            "the tokens of texts like those it is to write (python -m runner.rank_tokens)"
         )
     if size > len(model.token_ranking):
         raise ValueError(f"a shortlist of {size} tokens, of a ranking of {len(model.token_ranking)}")

@@ -14,5 +14,5 @@ VERIFY=${VERIFY:-exact}
 "$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
-  --static_exit_layer $DRAFT_LAYERS --verify "$VERIFY" --max_draft $MAX_DRAFT \
+  --static_exit_layer $DRAFT_LAYERS --verify "$VERIFY" --max_draft $MAX_DRAFT --sweep True \
   "$@"

@@ -14,5 +14,5 @@ MIN_LAYER=${MIN_LAYER:-0}
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_early_exit True --exit_conf_type softmax --exit_min_layer "$MIN_LAYER" \
-  --exit_conf_threshold $THRESHOLDS \
+  --exit_conf_threshold $THRESHOLDS --sweep True \
   "$@"

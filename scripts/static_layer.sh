@@ -12,5 +12,5 @@ LAYERS=${LAYERS:-all}
 "$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
-  --static_exit_layer $LAYERS \
+  --static_exit_layer $LAYERS --sweep True \
   "$@"

@@ -111,6 +111,9 @@ class ExitArguments(ObjectiveArguments):
             "help": "λ in [0, 1]: leave where confidence > λ; default 1, never. Several values make a sweep."
         },
     )
+    sweep: bool = argument(
+        False, "Results go into a table that later calls add to, even those of a single setting."
+    )
     exit_min_layer: int = argument(0, "No exit is tried before so many decoder layers have run.")
     exit_max_layer: int | None = argument(None, "No exit is tried after more decoder layers than that.")
     exit_position_temp: float | None = argument(
@@ -232,7 +235,9 @@ class ExitArguments(ObjectiveArguments):
 
     @property
     def is_sweep(self) -> bool:
-        """Whether several settings are asked for at once."""
+        """Whether results go into a table: several settings are asked for at once, or --sweep."""
+        if self.sweep:
+            return True
         layers = self.static_exit_layer or []
         thresholds = self.exit_conf_threshold or []
         if self.use_early_exit and (len(self.measures) > 1 or len(self.top_propagation or []) > 1):

@@ -120,11 +120,13 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.decodes_with_exits and not training.predict_with_generate:
         raise UsageError("exit flags take effect in generation: add --predict_with_generate")
     if exits.is_sweep and not training.do_eval:
-        raise UsageError("several thresholds, layers, measures or K make a sweep, which needs --do_eval")
+        raise UsageError("a sweep, of several thresholds, layers, measures or K, needs --do_eval")
     if exits.is_sweep and (training.do_train or training.do_predict):
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
     if exits.retime and not exits.is_sweep:
-        raise UsageError("--retime has no effect without a sweep: several thresholds, layers, measures or K")
+        raise UsageError(
+            "--retime has no effect without a sweep, of several thresholds, layers, measures or K"
+        )
     if exits.use_adapt_threshold and training.world_size > 1:
         raise UsageError(
             f"--use_adapt_threshold learns from one text after the other: it does not go with "

@@ -158,8 +158,12 @@ def test_a_sweep_skips_its_finished_points_and_grows(tmp_path, model, capsys, mo
     thresholds = ["--use_early_exit", "True", "--exit_conf_threshold", "0.5", "0.9"]
     assert call(*eval_flags(model, tmp_path, *thresholds)) == 0
     assert sweep_settings(tmp_path)[3:] == ["softmax λ=0.5", "softmax λ=0.9"]
+    alone = ["--use_early_exit", "True", "--exit_conf_threshold", "0.8"]
+    assert call(*eval_flags(model, tmp_path, *alone)) == 2  # an evaluation, which needs its own folder
+    assert call(*eval_flags(model, tmp_path, *alone, "--sweep", "True")) == 0
+    assert sweep_settings(tmp_path)[5:] == ["softmax λ=0.8"]
     assert call(*flags, "--max_eval_samples", "2") == 2  # other data: another sweep
-    assert len(sweep_settings(tmp_path)) == 5
+    assert len(sweep_settings(tmp_path)) == 6
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):

@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from early_exit.models.loading import load_model
+from runner import rank_tokens
 from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
-from util import rank_tokens
 from util.corpus import generate
 from util.files import read_json
 
@@ -81,4 +81,11 @@ def test_a_checkpoint_from_elsewhere_gets_a_ranking(model, tmp_path, monkeypatch
     ranking = load_model(output).token_ranking.tolist()
     assert ranking[: len(tokens)] == sorted(tokens, key=lambda token: (-tokens[token], token))
     assert ranked(monkeypatch, *flags) == 2  # the folder is not empty
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"translation": {"de": "a", "en": "Police police police"}}\n')
+    flags = ["--model_name_or_path", str(plain), "--train_file", str(pairs), "--task", "translation"]
+    flags += ["--output_dir", str(tmp_path / "pairs")]
+    assert ranked(monkeypatch, *flags) == 2  # which language is written?
+    assert ranked(monkeypatch, *flags, "--source_lang", "de", "--target_lang", "en") == 0
+    assert load_model(tmp_path / "pairs").token_ranking.tolist() == ranking
     assert not Path(tmp_path / "other").exists()

@@ -1,24 +1,33 @@
 r"""Ranks a checkpoint's vocabulary by frequency in the summaries of training data, for `--shortlist`.
 
-    python -m util.rank_tokens --model_name_or_path save/model --train_file train.json \
+    python -m runner.rank_tokens --model_name_or_path save/model --train_file train.json \
         --output_dir save/ranked
 
-Training here does that by itself; this is for checkpoints from elsewhere. The ranking is a tensor beside the
-T5 tensors: the checkpoint stays a T5 checkpoint.
+--task translation and question_answering read their data, with the flags of their entry points. Training
+here does that by itself; this is for checkpoints from elsewhere. The ranking is a tensor beside the T5
+tensors: the checkpoint stays a T5 checkpoint.
 """
 
 import sys
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
-from transformers import AutoTokenizer, HfArgumentParser
+from transformers import HfArgumentParser
 
-from early_exit.models.loading import load_model
+from runner.model import load_model_and_tokenizer
 from util.arguments import DataArguments, ModelArguments, argument
-from util.data import load_split
+from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents
 from util.run_folder import check_free, check_writable
+from util.task_arguments import AnswerArguments, TranslationArguments
+
+DATA = {
+    "summarization": DataArguments,
+    "translation": TranslationArguments,
+    "question_answering": AnswerArguments,
+}
 
 
 @dataclass
@@ -29,9 +38,12 @@ class RankingArguments:
 
 def main() -> int:
     """Runs the command line. Returns the exit code: 0, or 2 after one line about bad input."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, RankingArguments))
+    task = ArgumentParser(add_help=False, allow_abbrev=False)
+    task.add_argument("--task", choices=DATA, default="summarization")
+    known, flags = task.parse_known_args()
+    parser = HfArgumentParser((ModelArguments, DATA[known.task], RankingArguments), parents=[task])
     try:
-        rank(*parser.parse_args_into_dataclasses())
+        rank(*parser.parse_args_into_dataclasses(flags))
     except UsageError as error:
         print(f"rank_tokens: error: {error}", file=sys.stderr)
         return 2
@@ -40,19 +52,15 @@ def main() -> int:
 
 def rank(model_args: ModelArguments, data_args: DataArguments, ranking: RankingArguments) -> None:
     """Loads, counts, and saves model and tokenizer."""
+    data_args.check()
     folder = Path(ranking.output_dir)
     check_writable(folder, "--output_dir")
     check_free(folder, ranking.overwrite_output_dir)
-    name = model_args.model_name_or_path
-    if name is None:
-        raise UsageError("give the checkpoint as --model_name_or_path")
-    try:
-        model, tokenizer = load_model(name), AutoTokenizer.from_pretrained(model_args.tokenizer_name or name)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot load {name!r}: {' '.join(str(error).split())}") from error
+    if model_args.model_name_or_path is None or model_args.model_shape is not None:
+        raise UsageError("give the checkpoint as --model_name_or_path, without --model_shape")
+    model, tokenizer = load_model_and_tokenizer(model_args, {})
     texts = load_split("train", data_args, model_args, data_args.max_train_samples, needs_summaries=True)
-    limit = {"truncation": True, "max_length": data_args.max_target_length}
-    labels = tokenizer(text_target=list(texts["summary"]), **limit)["input_ids"]
+    labels = tokenize(texts, tokenizer, data_args, data_args.max_target_length)["labels"]
     try:
         model.rank_tokens(labels)
     except ValueError as error:
