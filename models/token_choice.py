@@ -1,11 +1,13 @@
 """How `generate` chooses tokens, for the engine: greedily, by its logits processors, or drawn."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from early_exit.decoding.greedy import GreedyChoice
@@ -13,12 +15,31 @@ from early_exit.decoding.sampled_drafts import SampledDrafts, shares_of
 from early_exit.lm_head.scores import Scores
 
 
-def greedy_choice(processors, criteria, config: GenerationConfig, streamer) -> GreedyChoice | None:
+@dataclass(frozen=True)
+class Prepared:
+    """What `generate` hands over to a loop. input_ids: [rows, n] int64, the decoder's prefix."""
+
+    input_ids: Tensor
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    config: GenerationConfig
+    streamer: Any = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self.config.max_length - self.input_ids.shape[1]
+
+
+def greedy_choice(prepared: Prepared) -> GreedyChoice | None:
     """The choice of tokens where it is plain greedy: nothing but end tokens and the length ends a text."""
-    if len(processors) or config.do_sample or streamer is not None:
+    if len(prepared.processors) or prepared.config.do_sample or prepared.streamer is not None:
         return None
     ends = [np.empty(0, dtype=np.int64)]
-    for criterion in criteria:
+    for criterion in prepared.criteria:
         if type(criterion) is EosTokenCriteria:
             ends.append(criterion.eos_token_id.cpu().numpy().reshape(-1))
         elif type(criterion) is not MaxLengthCriteria:
@@ -32,17 +53,15 @@ class Choice:
     sequences: [rows, max_length] int64, the texts so far.
     """
 
-    def __init__(
-        self, input_ids: Tensor, processors, criteria, config: GenerationConfig, streamer, drafts: bool
-    ):
+    def __init__(self, prepared: Prepared, drafts: bool):
         """drafts: whether tokens may be chosen anew; the streamer then gets those that are `settled`."""
-        rows, prefix_length = input_ids.shape
-        self.sequences = input_ids.new_full((rows, config.max_length), padding_of(config))
-        self.sequences[:, :prefix_length] = input_ids
-        self._processors, self._criteria = processors, criteria
-        self._config, self._streamer = config, streamer
+        config, (rows, prefix_length) = prepared.config, prepared.input_ids.shape
+        self.sequences = prepared.input_ids.new_full((rows, config.max_length), padding_of(config))
+        self.sequences[:, :prefix_length] = prepared.input_ids
+        self._processors, self._criteria = prepared.processors, prepared.criteria
+        self._config, self._streamer = config, prepared.streamer
         self._drafts, self._streamed = drafts, prefix_length
-        self._processes = bool(len(processors)) or config.do_sample
+        self._processes = bool(len(prepared.processors)) or config.do_sample
 
     def __call__(
         self, rows: np.ndarray, lengths: np.ndarray, scores: Scores
@@ -102,9 +121,9 @@ class Choice:
 class SampledChoice(Choice):
     """The choice where tokens are drawn and may be drafts, see `early_exit.decoding.sampled_drafts`."""
 
-    def __init__(self, *arguments, seed: int, lenience: float):
+    def __init__(self, prepared: Prepared, drafts: bool, seed: int, lenience: float):
         """seed, lenience: of the draws; the others as of `Choice`."""
-        super().__init__(*arguments)
+        super().__init__(prepared, drafts)
         self._draws = [SampledDrafts(seed, row, lenience) for row in range(len(self.sequences))]
         self._drafting = False
 
