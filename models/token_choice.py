@@ -67,37 +67,37 @@ class Choice:
         self, rows: np.ndarray, lengths: np.ndarray, scores: Scores
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `early_exit.decoding.exits.Choose`."""
-        places = torch.from_numpy(rows).to(self.sequences.device)
+        indices = torch.from_numpy(rows).to(self.sequences.device)
         if self._processes:
-            tokens = torch.empty_like(places)
-            for some, everyone in self._processed(places, lengths, scores.logits()):
-                tokens[some] = self._pick(everyone, places[some], int(lengths[some[0]]))
+            tokens = torch.empty_like(indices)
+            for some, everyone in self._processed(indices, lengths, scores.logits()):
+                tokens[some] = self._pick(everyone, indices[some], int(lengths[some[0]]))
         else:
             tokens = torch.from_numpy(scores.tokens()).to(self.sequences.device)
-        self.sequences[places, torch.from_numpy(lengths).to(self.sequences.device)] = tokens
+        self.sequences[indices, torch.from_numpy(lengths).to(self.sequences.device)] = tokens
         if self._streamer is not None and not self._drafts:
             self._streamer.put(self.sequences[:, int(lengths[0])].cpu())
         ends = np.zeros(len(rows), dtype=bool)
         for length, some in _by_length(lengths):
             ended = self._criteria(self.sequences[:, : length + 1], None)
-            ends[some] = ended[places[some]].cpu().numpy()
+            ends[some] = ended[indices[some]].cpu().numpy()
         return tokens.cpu().numpy(), ends
 
-    def _pick(self, everyone: Tensor, places: Tensor, length: int) -> Tensor:
+    def _pick(self, everyone: Tensor, indices: Tensor, length: int) -> Tensor:
         """The tokens [n] of some rows at one length, from the processed logits of all [rows, vocabulary]."""
-        return chosen_from(everyone, self._config)[places]
+        return chosen_from(everyone, self._config)[indices]
 
     def processed(self, rows: np.ndarray, lengths: np.ndarray, scores: Scores) -> Tensor:
         """The logits [n, vocabulary] that a choice is made from."""
         logits = scores.logits()
         if not self._processes:
             return logits
-        result, places = (
+        result, indices = (
             torch.empty_like(logits, dtype=torch.float32),
             torch.from_numpy(rows).to(logits.device),
         )
-        for some, everyone in self._processed(places, lengths, logits):
-            result[some] = everyone[places[some]]
+        for some, everyone in self._processed(indices, lengths, logits):
+            result[some] = everyone[indices[some]]
         return result
 
     def settled(self, row: int, length: int) -> None:
@@ -108,13 +108,13 @@ class Choice:
             self._streamed = length
 
     def _processed(
-        self, places: Tensor, lengths: np.ndarray, logits: Tensor
+        self, indices: Tensor, lengths: np.ndarray, logits: Tensor
     ) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Processed logits of the whole batch [rows, vocabulary], once for the rows [n] of each length.
         Processors may belong to a place in the batch, and draws to a row: they see all of it."""
         for length, some in _by_length(lengths):
             everyone = logits.new_zeros(len(self.sequences), logits.shape[1], dtype=torch.float32)
-            everyone[places[some]] = logits[some].float()
+            everyone[indices[some]] = logits[some].float()
             yield some, self._processors(self.sequences[:, :length], everyone)
 
 
@@ -140,13 +140,13 @@ class SampledChoice(Choice):
         processed = self.processed(np.array([row]), np.array([length]), scores)
         return self._draws[row].stays(length, token, shares_of(processed[0]))
 
-    def _pick(self, everyone: Tensor, places: Tensor, length: int) -> Tensor:
+    def _pick(self, everyone: Tensor, indices: Tensor, length: int) -> Tensor:
         picked = []
-        for row in places.tolist():
+        for row in indices.tolist():
             draws = self._draws[row]
             draw = draws.draft if self._drafting else draws.final
             picked.append(draw(length, shares_of(everyone[row])))
-        return torch.tensor(picked, device=places.device)
+        return torch.tensor(picked, device=indices.device)
 
 
 def _by_length(lengths: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -19,7 +19,7 @@ _NOTHING_LOST: dict[str, Any] = {
 
 def with_lossless(
     tested: Calibration | None,
-    places: Sequence[int],
+    numbers: Sequence[int],
     lossless: Sequence[int],
     thresholds: Sequence[float],
     costs: Sequence[float],
@@ -31,16 +31,16 @@ def with_lossless(
     """What a test found, and the settings whose losses are 0 by construction: these need no test and no share
     of ε, and any choice among them and the accepted ones holds. The cheapest is picked.
 
-    tested: of the settings at `places`, with indices into these; None where none was tested. lossless:
+    tested: of the settings with these `numbers`, and indices into them; None where none was tested. lossless:
     indices, at least one. thresholds, costs: [settings], a cost is anything to keep low. delta, epsilon,
     bound, test: as in `Calibration`. p_values of the result are those of the tested settings alone. n of the
     result counts the prompts of the test, 0 where the picked setting needed none.
     """
-    found = None if tested is None else tested.renumbered(places)
+    found = None if tested is None else tested.renumbered(numbers)
     accepted: list[int] = found.accepted if found else []
     together = sorted([*accepted, *lossless])
     rival = [found.index] if found and found.index is not None else []
-    index = min([*rival, *lossless], key=lambda place: costs[place])
+    index = min([*rival, *lossless], key=lambda number: costs[number])
     if found and index in rival:
         return replace(found, accepted=together)
     return Calibration(

@@ -127,9 +127,9 @@ def calibrate_pareto(
     first = pareto_split(len(table))
     order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
     tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
-    in_order = [full_depth[place] for place in order]
+    in_order = [full_depth[setting] for setting in order]
     found = certify(tested, TESTS["pareto"].accepted, in_order, delta, epsilon, "pareto")
-    own = [thresholds[place] for place in order]
+    own = [thresholds[setting] for setting in order]
     return picked(found, tested, range(len(order), 0, -1), in_order, own).renumbered(order)
 
 
@@ -204,7 +204,7 @@ def picked(
     acceptances hold together."""
     table = columns.table
     exiting = [index for index in found.accepted if not full_depth[index]]
-    index = min(exiting, key=lambda place: costs[place], default=None)
+    index = min(exiting, key=lambda setting: costs[setting], default=None)
     shown = first_exiting(table, full_depth) if index is None else index
     losses = checked_losses(table[:, shown])
     return Calibration(

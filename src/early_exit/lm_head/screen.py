@@ -107,9 +107,9 @@ class Screen:
         logits, roundings = coarse.numpy(), errors.tolist()
         norms = np.sqrt(np.square(some.numpy()).sum(axis=1)).tolist()
         left = []
-        for place, row in enumerate(rows.tolist()):
+        for index, row in enumerate(rows.tolist()):
             limit = None if limits is None else float(limits[row])
-            known = self._settle(logits[place], some[place], norms[place], roundings[place], limit, sharp)
+            known = self._settle(logits[index], some[index], norms[index], roundings[index], limit, sharp)
             if known is None:
                 left.append(row)
             else:
@@ -234,6 +234,6 @@ def _near_largest(logits: np.ndarray) -> np.ndarray | None:
 def _spectral_norm(matrix: Tensor) -> float:
     """The largest singular value of [rows, columns], not less: from the eigenvalues of a Gram matrix."""
     gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for part in matrix.split(4096):
-        gram.addmm_(part.double().T, part.double())
+    for chunk in matrix.split(4096):
+        gram.addmm_(chunk.double().T, chunk.double())
     return (1 + _FLOAT32) * math.sqrt(max(0.0, torch.linalg.eigvalsh(gram)[-1].item()))
