@@ -59,20 +59,8 @@ def compare(texts: list[dict], exact: list[dict]) -> dict:
 
 
 @torch.no_grad()
-def main() -> None:
-    """Prints the table; with --json writes it as well."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--file", type=Path, required=True, help="JSON lines of document and summary")
-    parser.add_argument("--prefix", default="summarize: ")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9])
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-
+def measure(options) -> tuple[list[dict], int]:
+    """A row a policy and precision; and of how many texts."""
     model, tokenizer = load_model(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
     examples = list(Dataset.from_json(str(options.file)))
     documents = [options.prefix + example["document"] for example in examples]
@@ -96,6 +84,27 @@ def main() -> None:
             rows.append(
                 {"policy": name, "precision": precision, "rougeL": score} | compare(texts, decoded["float32"])
             )
+    return rows, len(examples)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--file", type=Path, required=True, help="JSON lines of document and summary")
+    parser.add_argument("--prefix", default="summarize: ")
+    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.9])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table; with --json writes it as well."""
+    options = read_options()
+    rows, texts = measure(options)
     header = ["policy", "precision", "tokens as in float32", "texts as in float32", "ROUGE-L", "block_avg"]
     lines = [
         [
@@ -110,7 +119,7 @@ def main() -> None:
     ]
     print(markdown_table([header, *lines]))
     if options.json is not None:
-        environment = provenance(0, "cpu") | scoring_rules() | {"texts": len(examples)}
+        environment = provenance(0, "cpu") | scoring_rules() | {"texts": texts}
         write_json(options.json, {"environment": environment, "rows": rows})
 
 

@@ -109,8 +109,7 @@ def measure(options) -> list[dict]:
     ]
 
 
-def main() -> None:
-    """Prints the table; with --json writes it as well."""
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -122,7 +121,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure-memory", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table; with --json writes it as well."""
+    options = read_options()
     if options.measure_memory:
         print(peak_memory(options))
         return

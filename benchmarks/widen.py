@@ -34,7 +34,7 @@ def widened(
     model: T5 with relu. states: [n, d_model], what its LM head reads at exits; filler tokens get about the
     same low logit for all of them.
     """
-    config, old = model.config, model.state_dict()
+    config = model.config
     fields = config.to_diff_dict() | {
         "d_model": 2 * config.d_model,
         "d_ff": d_ff,
@@ -47,27 +47,34 @@ def widened(
     wide = EarlyExitT5(type(config)(**fields)).eval()
     constant = torch.linalg.lstsq(states.double(), torch.ones(len(states), 1, dtype=torch.double)).solution
     filler = (_FILLER_LOGIT * constant[:, 0]).float().expand(vocabulary - config.vocab_size, -1)
+    old = model.state_dict() | {"shared.weight": torch.cat([model.shared.weight, filler])}
     for name, parameter in wide.named_parameters():
-        if name == "shared.weight":
-            parameter.copy_(torch.cat([old[name], filler]).repeat(1, 2) / math.sqrt(2))
-        elif name not in old:  # an encoder layer more: whatever it reads, it adds nothing
-            if name.endswith(("o.weight", "wo.weight")):
-                parameter.zero_()
-        elif "layer_norm" in name:
-            parameter.copy_(old[name].repeat(2))
-        elif "relative_attention_bias" in name:
-            parameter.copy_(old[name].repeat(1, 2))
-        else:
-            doubled = (old[name] / 2).repeat(2, 2)
-            if name.endswith(("o.weight", "wo.weight")):  # into the residual stream
-                doubled /= math.sqrt(2)
-            parameter.zero_()
-            parameter[: doubled.shape[0], : doubled.shape[1]] = doubled
+        _widen(parameter, name, old.get(name))
     wide.generation_config = model.generation_config
     if model.token_ranking is not None:  # filler tokens come last
         wide.config.token_ranking = vocabulary
         wide.token_ranking = torch.cat([model.token_ranking, torch.arange(config.vocab_size, vocabulary)])
     return wide
+
+
+def _widen(parameter: Tensor, name: str, old: Tensor | None) -> None:
+    """Fills a parameter of the wide model from the small one's, which lacks those of further layers."""
+    into_residual_stream = name.endswith(("o.weight", "wo.weight"))
+    if old is None:  # an encoder layer more: whatever it reads, it adds nothing
+        if into_residual_stream:
+            parameter.zero_()
+    elif name == "shared.weight":
+        parameter.copy_(old.repeat(1, 2) / math.sqrt(2))
+    elif "layer_norm" in name:
+        parameter.copy_(old.repeat(2))
+    elif "relative_attention_bias" in name:
+        parameter.copy_(old.repeat(1, 2))
+    else:
+        doubled = (old / 2).repeat(2, 2)
+        if into_residual_stream:
+            doubled /= math.sqrt(2)
+        parameter.zero_()
+        parameter[: doubled.shape[0], : doubled.shape[1]] = doubled
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ import numpy as np
 
 from early_exit.adaptive import AdaptiveThreshold
 from early_exit.decoding.agreement import exit_agreement
-from early_exit.decoding.engine import Prompt
+from early_exit.decoding.engine import Engine, Prompt
+from early_exit.decoding.results import DecodedRow
 from early_exit.models.engines import engine_for, precision_of
 from early_exit.models.sources import Source, Watch, encode_all
 from early_exit.models.stream import DecodedTexts, decode_prompts, plain_greedy
@@ -46,12 +47,8 @@ def decode_adaptive(
         own = replace(policy, threshold=adaptive.threshold)
         decoded = decode_prompts(model, own, precision, some, rows, options, states, watch)
         if not adaptive.frozen:
-            pairs = []
-            for row, state in zip(decoded.rows, states, strict=True):
-                pairs.append(exit_agreement(engine.engine, Prompt(state, start), row.tokens, own))
-                row.drafting.layers += engine.engine.num_layers * len(row.tokens)
-                row.drafting.reads += engine.engine.num_layers
-            adaptive = adaptive.updated(len(some), *map(np.concatenate, zip(*pairs, strict=True)))
+            prompts = [Prompt(state, start) for state in states]
+            adaptive = _learned(adaptive, engine.engine, own, prompts, decoded.rows)
             watch.chose(0)
         for row in decoded.rows:
             row.prompt += first
@@ -59,3 +56,19 @@ def decode_adaptive(
         texts.counts += decoded.counts
         first += len(some)
     return texts, adaptive
+
+
+def _learned(
+    adaptive: AdaptiveThreshold,
+    engine: Engine,
+    policy: ExitPolicy,
+    prompts: Sequence[Prompt],
+    texts: Sequence[DecodedRow],
+) -> AdaptiveThreshold:
+    """The estimate after some more texts, each of which a pass through all layers is counted with."""
+    pairs = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        pairs.append(exit_agreement(engine, prompt, text.tokens, policy))
+        text.drafting.layers += engine.num_layers * len(text.tokens)
+        text.drafting.reads += engine.num_layers
+    return adaptive.updated(len(prompts), *map(np.concatenate, zip(*pairs, strict=True)))

@@ -77,5 +77,5 @@ class Audit:
 def _new_tokens(sequence: torch.Tensor, ends: set[int]) -> list[int]:
     """Without the start token, and up to the first that ends a text."""
     tokens = sequence[1:].tolist()
-    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    end = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:end]

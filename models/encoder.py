@@ -72,10 +72,10 @@ class _CompiledEncoder(nn.Module):
             states = self._states(given.flatten(0, 1), embeds)
             encoded = self._native(states, real.sum(-1)).unflatten(0, real.shape)
             return BaseModelOutput(last_hidden_state=encoded)
-        places = torch.from_numpy(real)
-        encoded = self._native(self._states(given[places], embeds), real.sum(-1))
+        indices = torch.from_numpy(real)
+        encoded = self._native(self._states(given[indices], embeds), real.sum(-1))
         padded = encoded.new_zeros(*real.shape, encoded.shape[-1])
-        padded[places] = encoded
+        padded[indices] = encoded
         return BaseModelOutput(last_hidden_state=padded)
 
     def _states(self, given: Tensor, embeds: Tensor | None) -> Tensor:

@@ -50,9 +50,9 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
     held = _of_model(model)
     with held.lock:
         held.renew(modules)
-        held.part("adapters' check", model.check_exit_adapters)
-        kernels = held.part(("kernels", precision), lambda: kernels_for(decoder_tensors(model), precision))
-        encoder = held.part(("encoder", precision), lambda: engine_encoder(model, precision))
+        held.kept("adapters' check", model.check_exit_adapters)
+        kernels = held.kept(("kernels", precision), lambda: kernels_for(decoder_tensors(model), precision))
+        encoder = held.kept(("encoder", precision), lambda: engine_encoder(model, precision))
         heads = {}
         if policy.measure is not None and head_kind(policy.measure) is not None:
             heads[policy.measure] = held.exit_head(model, policy.measure, kernels)
@@ -60,7 +60,7 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
         shortlist = None
         if (size := policy.shortlist) is not None:
             name = ("shortlist", size, precision)
-            shortlist = held.part(name, lambda: kernels.shortlist(shortlist_of(model, size)))
+            shortlist = held.kept(name, lambda: kernels.shortlist(shortlist_of(model, size)))
     return ModelEngine(Engine(kernels, heads, screen, shortlist), encoder)
 
 
@@ -69,7 +69,7 @@ def kept_for(model, name: str, make: Callable[[], Any]) -> Any:
     held = _of_model(model)
     with held.lock:
         held.renew(list(model.named_modules()))
-        return held.part(name, make)
+        return held.kept(name, make)
 
 
 def forget_engines(model) -> None:
@@ -95,18 +95,18 @@ class _Held:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self._parts: dict[Hashable, Any] = {}
+        self._kept: dict[Hashable, Any] = {}
         self._state: list | None = None
         self._views: list[Tensor] = []
         self._numbers: Tensor | None = None
 
-    def part(self, name: Hashable, make: Callable[[], Any]) -> Any:
-        if name not in self._parts:
-            self._parts[name] = make()
-        return self._parts[name]
+    def kept(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        if name not in self._kept:
+            self._kept[name] = make()
+        return self._kept[name]
 
     def forget(self) -> None:
-        self._parts, self._state = {}, None
+        self._kept, self._state = {}, None
 
     @torch.no_grad()
     def renew(self, modules: Modules) -> None:
@@ -115,28 +115,28 @@ class _Held:
         state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
         state.append(adapters_in_use(modules))
         if state != self._state:
-            self._parts, self._state = {}, state
+            self._kept, self._state = {}, state
             self._views = [_sample(tensor) for tensor in tensors]
             self._numbers = self._sampled()
             return
         # Fused optimizers and `.data` change parameters without moving their version counters.
         numbers = self._sampled()
         if not torch.equal(numbers, self._numbers):
-            self._parts, self._numbers = {}, numbers
+            self._kept, self._numbers = {}, numbers
 
     def exit_head(self, model, name: str, kernels: Kernels) -> HeadWeights:
         def make() -> HeadWeights:
             model.check_exit_heads(name)
             return packed_head(model.exit_heads[name], kernels.norm_floor, kernels.dtype, kernels.precision)
 
-        return self.part(("exit head", name, kernels.precision), make)
+        return self.kept(("exit head", name, kernels.precision), make)
 
     def screen(self, model) -> Screen | None:
         """The model's LM head in float32, screened; None, with a warning, where the device has no kernel."""
         if not has_native(model.device):
             warnings.warn(f"no screened LM head on {model.device}: the whole head is computed", stacklevel=4)
             return None
-        return self.part("screen", lambda: Screen(weight_of(model.lm_head)))
+        return self.kept("screen", lambda: Screen(weight_of(model.lm_head)))
 
     def _sampled(self) -> Tensor:
         """Some numbers of all tensors, on the host; NaN, which equals nothing, as 0."""

@@ -41,8 +41,8 @@ class ExitHead(nn.Module):
         if self.projections is not None:
             *attention, own = self.projections(features).chunk(4, dim=-1)  # each [rows, positions, width]
             queries, keys, values = (
-                part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [rows, heads, positions, head_dim]
-                for part in attention
+                each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [rows, heads, positions, head_dim]
+                for each in attention
             )
             attended = scaled_dot_product_attention(queries, keys, values, is_causal=True)
             features = own + attended.transpose(1, 2).flatten(2)

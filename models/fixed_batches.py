@@ -69,13 +69,13 @@ def _rows(output: EarlyExitOutput, ends: set[int], num_exits: int, first: int) -
     steps = output.exit_layers.shape[1]
     fields = (output.sequences[:, output.sequences.shape[1] - steps :], output.exit_layers)
     each = zip(*(field.tolist() for field in (*fields, output.confidences)), lengths, strict=True)
-    for place, (tokens, layers, confidences, length) in enumerate(each):
-        row = DecodedRow(first + place, tokens[:length], layers[:length], confidences[:length])
+    for index, (tokens, layers, confidences, length) in enumerate(each):
+        row = DecodedRow(first + index, tokens[:length], layers[:length], confidences[:length])
         if output.max_stay_confidence is not None:
-            row.max_stay_confidence = output.max_stay_confidence[place].item()
-            row.min_exit_confidence = output.min_exit_confidence[place].item()
+            row.max_stay_confidence = output.max_stay_confidence[index].item()
+            row.min_exit_confidence = output.min_exit_confidence[index].item()
         if output.drafting is not None:
-            row.drafting = output.drafting[place]
+            row.drafting = output.drafting[index]
         yield row
 
 

@@ -20,16 +20,18 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.utils import ModelOutput
 
 from early_exit.decoding.engine import Prompt
+from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.reference import Decoded, decode_reference
 from early_exit.decoding.reference_drafts import Draw, decode_drafts_reference
 from early_exit.decoding.results import DecodedBatch, Drafting
 from early_exit.decoding.sampled_drafts import SampledDrafts, shares_of
 from early_exit.heads import head_kind
 from early_exit.models.engines import ModelEngine, engine_for, precision_of
-from early_exit.models.options import why_not_served
+from early_exit.models.options import refuse_unserved
 from early_exit.models.reference_decoder import ReferenceDecoder
 from early_exit.models.token_choice import (
     Choice,
+    Prepared,
     SampledChoice,
     chosen_from,
     greedy_choice,
@@ -81,32 +83,38 @@ def early_exit_generate(
     itself, which makes stop strings' criteria with it.
     Raises ValueError for what it does not serve, see `models.options`.
     """
-    refuse_unserved(generation_config, model_kwargs)
-    rows, prefix_length = input_ids.shape
-    max_new_tokens = generation_config.max_length - prefix_length
+    prepared = Prepared(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
     policy = exit_policy or ExitPolicy()
-    drafts = policy.verify not in (None, "parallel")
-    _refuse_for_drafts(policy, generation_config, streamer, rows)
-    choose = greedy_choice(logits_processor, stopping_criteria, generation_config, streamer)
-    if choose is None:
-        choice, draws = Choice, {}
-        if policy.verify is not None and generation_config.do_sample:
-            choice, draws = SampledChoice, {"seed": new_seed(), "lenience": _lenience(policy)}
-        own = (input_ids, logits_processor, stopping_criteria, generation_config, streamer, drafts)
-        choose = choice(*own, **draws)
+    _check_call(prepared, policy, model_kwargs)
+    choose = _choice(prepared, policy)
     engine = engine or engine_for(model, policy, precision_of(model, None))
     source, mask = model_kwargs["encoder_outputs"].last_hidden_state, model_kwargs.get("attention_mask")
     prefixes = input_ids.cpu().numpy()
     prompts = [Prompt(*each) for each in zip(without_padding(source, mask), prefixes, strict=True)]
     with torch.autocast(source.device.type, enabled=False):
-        decoded = engine.engine.decode_batch(prompts, policy, choose, max_new_tokens)
+        decoded = engine.engine.decode_batch(prompts, policy, choose, prepared.max_new_tokens)
     new = decoded.tokens.masked_fill(decoded.exit_layers == 0, padding_of(generation_config))
     sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:
-        if drafts:
+        if _drafts_wait(policy):
             choose.settled(0, sequences.shape[1])
         streamer.end()
     return _output(sequences, decoded) if generation_config.return_dict_in_generate else sequences
+
+
+def _choice(prepared: Prepared, policy: ExitPolicy) -> GreedyChoice | Choice:
+    """How the tokens of a call are chosen."""
+    greedy = greedy_choice(prepared)
+    if greedy is not None:
+        return greedy
+    if policy.verify is not None and prepared.config.do_sample:
+        return SampledChoice(prepared, _drafts_wait(policy), new_seed(), _lenience(policy))
+    return Choice(prepared, _drafts_wait(policy))
+
+
+def _drafts_wait(policy: ExitPolicy) -> bool:
+    """Whether tokens may be chosen anew after their check."""
+    return policy.verify not in (None, "parallel")
 
 
 def _output(sequences: Tensor, decoded: DecodedBatch) -> EarlyExitOutput:
@@ -114,15 +122,17 @@ def _output(sequences: Tensor, decoded: DecodedBatch) -> EarlyExitOutput:
     return EarlyExitOutput(sequences=sequences, **{name: getattr(decoded, name) for name in names})
 
 
-def _refuse_for_drafts(policy: ExitPolicy, config: GenerationConfig, streamer, rows: int) -> None:
+def _check_call(prepared: Prepared, policy: ExitPolicy, options: dict) -> None:
+    """Raises ValueError for what decoding with exits does not do. options: the model's arguments."""
+    refuse_unserved(prepared.config, {**options, "past_key_values": None})  # here it is a fresh cache
     if policy.verify is None:
         return
-    if config.do_sample and policy.verify == "rollback":
+    if prepared.config.do_sample and policy.verify == "rollback":
         raise ValueError(
             "verify='rollback' is for greedy decoding, got do_sample=True; allowed: exact, lenient, parallel"
         )
-    if streamer is not None and rows > 1:
-        raise ValueError(f"drafts (verify={policy.verify!r}) stream one row, got {rows}")
+    if prepared.streamer is not None and prepared.rows > 1:
+        raise ValueError(f"drafts (verify={policy.verify!r}) stream one row, got {prepared.rows}")
 
 
 def _lenience(policy: ExitPolicy) -> float:
@@ -140,30 +150,11 @@ def reference_generate(
     **model_kwargs,
 ) -> Tensor | EarlyExitOutput:
     """The same by reference decoding, row by row: slow, and right by construction."""
-    refuse_unserved(generation_config, model_kwargs)
+    prepared = Prepared(input_ids, logits_processor, stopping_criteria, generation_config)
     policy = exit_policy or ExitPolicy()
-    rows = len(input_ids)
-    _refuse_for_drafts(policy, generation_config, None, rows)
-    policy.check_rows(rows)
-    policy.check_vocabulary(model.config.vocab_size)
-    model.check_exit_adapters()
-    if policy.measure is not None and head_kind(policy.measure) is not None:
-        model.check_exit_heads(policy.measure)
-
-    def process(row: int, tokens: Tensor, logits: Tensor) -> Tensor:
-        # Some processors belong to a place in the batch, such as those that know its sources: they see
-        # a whole batch of copies, and what they say of the row's own place counts.
-        return logits_processor(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))[row, None]
-
-    def next_token(row: int, tokens: Tensor, logits: Tensor, draw: Draw | None = None):
-        scores = process(row, tokens, logits)
-        if draw is None:
-            token = chosen_from(scores, generation_config)  # [1]
-        else:
-            token = tokens.new_tensor([draw(tokens.shape[1], shares_of(scores[0]))])
-        longer = torch.cat([tokens, token[None]], dim=-1).repeat(rows, 1)
-        return token, bool(stopping_criteria(longer, None)[row])
-
+    _check_call(prepared, policy, model_kwargs)
+    _check_model(model, policy, prepared.rows)
+    choice = _RowByRow(prepared)
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
     draws = policy.verify is not None and generation_config.do_sample
@@ -171,14 +162,14 @@ def reference_generate(
 
     def decode(row: int) -> Decoded:
         decoder = ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None])
-        new_tokens = generation_config.max_length - input_ids.shape[1]
-        arguments = (decoder, input_ids[row], policy.for_row(row), partial(next_token, row), new_tokens)
+        next_token, process = partial(choice.next_token, row), partial(choice.process, row)
+        arguments = (decoder, input_ids[row], policy.for_row(row), next_token, prepared.max_new_tokens)
         if policy.verify is None:
             return decode_reference(*arguments)
         sampled = SampledDrafts(seed, row, _lenience(policy)) if draws else None
-        return decode_drafts_reference(*arguments, process=partial(process, row), sampled=sampled)
+        return decode_drafts_reference(*arguments, process=process, sampled=sampled)
 
-    decoded = [decode(row) for row in range(rows)]
+    decoded = [decode(row) for row in range(prepared.rows)]
     pad = partial(pad_sequence, batch_first=True)
     new_tokens = pad([row.tokens for row in decoded], padding_value=padding_of(generation_config))
     sequences = torch.cat([input_ids, new_tokens], dim=1)
@@ -189,6 +180,39 @@ def reference_generate(
         exit_layers=pad([row.exit_layers for row in decoded]),
         confidences=pad([row.confidences for row in decoded], padding_value=float("nan")),
     )
+
+
+def _check_model(model, policy: ExitPolicy, rows: int) -> None:
+    """Raises ValueError for a policy that does not fit the model or the number of rows."""
+    policy.check_rows(rows)
+    policy.check_vocabulary(model.config.vocab_size)
+    model.check_exit_adapters()
+    if policy.measure is not None and head_kind(policy.measure) is not None:
+        model.check_exit_heads(policy.measure)
+
+
+class _RowByRow:
+    """The choice of tokens for reference decoding: `next_token` and `process`, of one row of a batch."""
+
+    def __init__(self, prepared: Prepared):
+        self._prepared = prepared
+
+    def process(self, row: int, tokens: Tensor, logits: Tensor) -> Tensor:
+        # Some processors belong to a place in the batch, such as those that know its sources: they see
+        # a whole batch of copies, and what they say of the row's own place counts.
+        rows, processors = self._prepared.rows, self._prepared.processors
+        return processors(tokens.repeat(rows, 1), logits.float().repeat(rows, 1))[row, None]
+
+    def next_token(
+        self, row: int, tokens: Tensor, logits: Tensor, draw: Draw | None = None
+    ) -> tuple[Tensor, bool]:
+        scores = self.process(row, tokens, logits)
+        if draw is None:
+            token = chosen_from(scores, self._prepared.config)  # [1]
+        else:
+            token = tokens.new_tensor([draw(tokens.shape[1], shares_of(scores[0]))])
+        longer = torch.cat([tokens, token[None]], dim=-1).repeat(self._prepared.rows, 1)
+        return token, bool(self._prepared.criteria(longer, None)[row])
 
 
 def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
@@ -205,10 +229,3 @@ def without_padding(source: Tensor, mask: Tensor | None) -> list[Tensor]:
         states[kept] if kept.any() else states.mean(0, keepdim=True)
         for states, kept in zip(source, mask != 0, strict=True)
     ]
-
-
-def refuse_unserved(config: GenerationConfig, options: dict) -> None:
-    """Raises ValueError for what decoding with exits does not do."""
-    reason = why_not_served(config, {**options, "past_key_values": None})  # here it is a fresh cache
-    if reason is not None:
-        raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")

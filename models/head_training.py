@@ -57,8 +57,8 @@ def agreement_with_full_depth(model, input_ids: Tensor, attention_mask: Tensor, 
 def _likeliest(head: Tensor, inputs: Tensor) -> Tensor:
     """Argmax of the logits. [rows, length, d_model] → [rows, length] int64; few logits exist at a time."""
     flat = inputs.flatten(0, 1)
-    parts = [(part @ head.T).argmax(-1) for part in flat.split(max(1, _LOGITS_AT_ONCE // len(head)))]
-    return torch.cat(parts).view(inputs.shape[:2])
+    tokens = [(chunk @ head.T).argmax(-1) for chunk in flat.split(max(1, _LOGITS_AT_ONCE // len(head)))]
+    return torch.cat(tokens).view(inputs.shape[:2])
 
 
 def head_log_odds(model, name: str, states: Sequence[Tensor]) -> Tensor:

@@ -55,3 +55,10 @@ def why_not_served(config: GenerationConfig, options: dict[str, Any]) -> str | N
     if asked and config.return_dict_in_generate:
         return f"returning {', '.join(asked)}"
     return None
+
+
+def refuse_unserved(config: GenerationConfig, options: dict[str, Any]) -> None:
+    """Raises ValueError where decoding with exits does not serve a call; arguments as of `why_not_served`."""
+    reason = why_not_served(config, options)
+    if reason is not None:
+        raise ValueError(f"early exit does not serve {reason}; pass exit_policy=None")

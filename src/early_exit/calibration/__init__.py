@@ -12,6 +12,7 @@ CALM, Schuster et al. 2022, section 4.
 """
 
 from early_exit.bounds import BOUNDS, Bound, confidence_interval, p_value, upper_bound
+from early_exit.calibration.expectation import calibrate_expectation
 from early_exit.calibration.monitor import Monitor
 from early_exit.calibration.multiple_tests import (
     MAX_CHAINS,
@@ -36,7 +37,6 @@ from early_exit.calibration.thresholds import (
     Calibration,
     calibrate,
     calibrate_chains,
-    calibrate_expectation,
     calibrate_pareto,
     check_grid,
 )

@@ -3,13 +3,23 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from early_exit.calibration.thresholds import Calibration
+
+# What a result says of a setting that cannot lose anything: nothing was measured.
+_NOTHING_LOST: dict[str, Any] = {
+    "n": 0,
+    "p_value": 0.0,
+    "mean_loss": 0.0,
+    "upper_bound": 0.0,
+    "by_construction": True,
+}
 
 
 def with_lossless(
     tested: Calibration | None,
-    places: Sequence[int],
+    numbers: Sequence[int],
     lossless: Sequence[int],
     thresholds: Sequence[float],
     costs: Sequence[float],
@@ -21,17 +31,18 @@ def with_lossless(
     """What a test found, and the settings whose losses are 0 by construction: these need no test and no share
     of ε, and any choice among them and the accepted ones holds. The cheapest is picked.
 
-    tested: of the settings at `places`, with indices into these; None where none was tested. lossless:
+    tested: of the settings with these `numbers`, and indices into them; None where none was tested. lossless:
     indices, at least one. thresholds, costs: [settings], a cost is anything to keep low. delta, epsilon,
     bound, test: as in `Calibration`. p_values of the result are those of the tested settings alone. n of the
     result counts the prompts of the test, 0 where the picked setting needed none.
     """
-    accepted = [] if tested is None else [places[index] for index in tested.accepted]
-    rival = [] if tested is None or tested.index is None else [places[tested.index]]
-    index = min([*rival, *lossless], key=lambda place: costs[place])
+    found = None if tested is None else tested.renumbered(numbers)
+    accepted: list[int] = found.accepted if found else []
     together = sorted([*accepted, *lossless])
-    if tested is not None and index in rival:
-        return replace(tested, index=index, accepted=together)
+    rival = [found.index] if found and found.index is not None else []
+    index = min([*rival, *lossless], key=lambda number: costs[number])
+    if found and index in rival:
+        return replace(found, accepted=together)
     return Calibration(
         certified=True,
         index=index,
@@ -40,13 +51,9 @@ def with_lossless(
         epsilon=epsilon,
         bound=bound,
         test=test,
-        n=0,
-        p_values=[] if tested is None else tested.p_values,
+        p_values=found.p_values if found else [],
         accepted=together,
-        p_value=0.0,
-        mean_loss=0.0,
-        upper_bound=0.0,
-        level=math.nan if tested is None else tested.level,
+        level=found.level if found else math.nan,
         steps=len(thresholds),
-        by_construction=True,
+        **_NOTHING_LOST,
     )

@@ -112,11 +112,11 @@ def alarms(losses: np.ndarray, delta: float, epsilon: float) -> np.ndarray:
     """The audit, from 1, at which a monitor of each row of losses [draws, audits] gives alarm; 0 for none."""
     draws, audits = losses.shape
     running, found = np.zeros((draws, len(_BETS))), np.zeros(draws, dtype=int)
-    for place in range(audits):
-        blocks = place // _BLOCK + 1
-        if place % _BLOCK == 0:
+    for audit in range(audits):
+        blocks = audit // _BLOCK + 1
+        if audit % _BLOCK == 0:
             running += 1 / (blocks * (blocks + 1))
-        running *= 1 + _BETS / delta * (losses[:, place, None] - delta)
+        running *= 1 + _BETS / delta * (losses[:, audit, None] - delta)
         reached = running.mean(axis=1) + 1 / (blocks + 1) >= 1 / epsilon
-        found[(found == 0) & reached] = place + 1
+        found[(found == 0) & reached] = audit + 1
     return found

@@ -46,7 +46,7 @@ def fallback(p_values: Sequence[float], epsilon: float, starts: int = _STARTS) -
         left.remove(index)
         if left:
             heir = next(
-                place % length for place in range(index + 1, index + length) if place % length in left
+                other % length for other in range(index + 1, index + length) if other % length in left
             )
             levels[heir] += levels[index]
     return [index for index in range(length) if index not in left]
@@ -73,17 +73,17 @@ def chains(p_values: Sequence[float], lengths: Sequence[int], epsilon: float) ->
     first of its settings that should.
     """
     ends = list(accumulate(lengths))
-    places = [end - length for end, length in zip(ends, lengths, strict=True)]
+    reached = [end - length for end, length in zip(ends, lengths, strict=True)]
     moved = True
     while moved:
         moved = False
-        unfinished = [chain for chain, end in enumerate(ends) if places[chain] < end]
+        unfinished = [chain for chain, end in enumerate(ends) if reached[chain] < end]
         for chain in unfinished:
-            while places[chain] < ends[chain] and p_values[places[chain]] <= epsilon / len(unfinished):
-                places[chain] += 1
+            while reached[chain] < ends[chain] and p_values[reached[chain]] <= epsilon / len(unfinished):
+                reached[chain] += 1
                 moved = True
     firsts = [end - length for end, length in zip(ends, lengths, strict=True)]
-    return [index for first, place in zip(firsts, places, strict=True) for index in range(first, place)]
+    return [index for first, end in zip(firsts, reached, strict=True) for index in range(first, end)]
 
 
 @dataclass(frozen=True)

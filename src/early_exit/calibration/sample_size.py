@@ -56,7 +56,7 @@ def prompts_for_power(
     draws = np.random.default_rng(0).choice(losses, (_RESAMPLES, len(losses)))
     gaps = (delta - draws.mean(axis=1)) / np.maximum(draws.std(axis=1), 1e-6)
     order = np.argsort(gaps)
-    hard, easy = (draws[order[int(place * (_RESAMPLES - 1))]] for place in (0.05, 0.95))
+    hard, easy = (draws[order[int(quantile * (_RESAMPLES - 1))]] for quantile in (0.05, 0.95))
     found = [prompts_needed(each, delta, level, bound) for each in (losses, easy, hard)]
     n, low, high = (None if each is None else int(np.ceil(each / tested_share)) for each in found)
     return PromptsNeeded(n, low, high, *confidence_interval(losses))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,6 @@ import numpy as np
 from early_exit.bounds import bound_named, check_level, checked_losses, upper_bound, warn_of_order
 from early_exit.calibration.multiple_tests import TESTS, chains, threshold_tests
 from early_exit.calibration.pareto import pareto_sequence, pareto_split
-from early_exit.calibration.promises import expected_losses
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ class Calibration:
     steps: int = 0
     smallest_delta: float | None = None
     by_construction: bool = False
+
+    def renumbered(self, numbers: Sequence[int]) -> "Calibration":
+        """The same of a larger table, in which the settings have these numbers."""
+        accepted = [numbers[index] for index in self.accepted]
+        return replace(self, accepted=accepted, index=None if self.index is None else numbers[self.index])
 
 
 def calibrate(
@@ -123,13 +127,10 @@ def calibrate_pareto(
     first = pareto_split(len(table))
     order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
     tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
-    in_order = [full_depth[place] for place in order]
+    in_order = [full_depth[setting] for setting in order]
     found = certify(tested, TESTS["pareto"].accepted, in_order, delta, epsilon, "pareto")
-    result = picked(found, tested, range(len(order), 0, -1), in_order, [thresholds[place] for place in order])
-    fields = {name: getattr(result, name) for name in Calibration.__dataclass_fields__}
-    fields["accepted"] = [order[place] for place in result.accepted]
-    fields["index"] = None if result.index is None else order[result.index]
-    return Calibration(**fields)
+    own = [thresholds[setting] for setting in order]
+    return picked(found, tested, range(len(order), 0, -1), in_order, own).renumbered(order)
 
 
 class Columns:
@@ -203,7 +204,7 @@ def picked(
     acceptances hold together."""
     table = columns.table
     exiting = [index for index in found.accepted if not full_depth[index]]
-    index = min(exiting, key=lambda place: costs[place], default=None)
+    index = min(exiting, key=lambda setting: costs[setting], default=None)
     shown = first_exiting(table, full_depth) if index is None else index
     losses = checked_losses(table[:, shown])
     return Calibration(
@@ -225,45 +226,6 @@ def picked(
         step=None if index is None else index + 1,
         steps=table.shape[1],
         smallest_delta=found.smallest_delta,
-    )
-
-
-def calibrate_expectation(
-    loss_table, thresholds: Sequence[float], delta: float, full_depth: Sequence[bool] | None = None
-) -> Calibration:
-    """The lowest threshold whose loss is at most δ in expectation, over calibration draws and a further
-    prompt together: conformal risk control (`promises.expected_losses`), which has no ε and promises less.
-    Arguments as in `calibrate`; p-values and the upper bound are NaN."""
-    table = np.asarray(loss_table, dtype=np.float64)
-    check_grid(thresholds)
-    check_level("delta", delta)
-    if full_depth is None:
-        full_depth = [threshold >= 1 for threshold in thresholds]
-    expected = expected_losses(table)
-    accepted = [index for index, value in enumerate(expected) if value <= delta]
-    exiting = [index for index in accepted if not full_depth[index]]
-    index = exiting[-1] if exiting else None
-    shown = first_exiting(table, full_depth) if index is None else index
-    reachable = [value for value, deep in zip(expected, full_depth, strict=True) if not deep and value < 1]
-    losses = checked_losses(table[:, shown])
-    return Calibration(
-        certified=index is not None,
-        index=index,
-        threshold=None if index is None else float(thresholds[index]),
-        delta=delta,
-        epsilon=math.nan,
-        bound="conformal",
-        test="expectation",
-        n=len(table),
-        p_values=[math.nan] * len(expected),
-        accepted=accepted,
-        p_value=math.nan,
-        mean_loss=math.fsum(losses) / len(losses),
-        upper_bound=math.nan,
-        only_full_depth=bool(accepted) and index is None,
-        step=None if index is None else index + 1,
-        steps=len(expected),
-        smallest_delta=float(min(reachable)) if reachable else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What an exit says at every place of a finished text, beside what full depth says there."""
+"""What an exit says at every position of a finished text, beside what full depth says there."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ def exit_agreement(
     engine: Engine, prompt: Prompt, tokens: list[int], policy: ExitPolicy
 ) -> tuple[np.ndarray, np.ndarray]:
     """Confidences [n] of the policy's one exit, and whether its likeliest token is full depth's, [n] float64
-    of 0 and 1, at the places of a text's n new tokens: by the model's own logits, all places at once, each
+    of 0 and 1, at the positions of a text's n new tokens: by the model's own logits, all at once, each
     layer run with the full model's keys and values.
 
     policy: with a measure and min_layer = max_layer. tokens: those that were decoded for the prompt.

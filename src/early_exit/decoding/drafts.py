@@ -24,7 +24,7 @@ from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
 from early_exit.kernels.interface import Items
 from early_exit.lm_head.full import FullHead
-from early_exit.lm_head.scores import Part, Scores
+from early_exit.lm_head.scores import LayerScores, Scores
 from early_exit.policy import ExitPolicy
 
 
@@ -41,10 +41,10 @@ class _Front:
     def __len__(self) -> int:
         return len(self.items)
 
-    def some(self, places: np.ndarray) -> "_Front":
+    def some(self, indices: np.ndarray) -> "_Front":
         """Those at an index array."""
-        states = self.states[torch.from_numpy(places).to(self.states.device)]
-        return _Front(self.items[places], states, self.in_flight[places], self.asks[places])
+        states = self.states[torch.from_numpy(indices).to(self.states.device)]
+        return _Front(self.items[indices], states, self.in_flight[indices], self.asks[indices])
 
 
 class Drafts:
@@ -121,7 +121,7 @@ class Drafts:
         for slot in slots.tolist():
             stands = self._stands[slot]
             first = int(self._rows.position[slot]) - len(stands)
-            found += [(slot, first + place) for place, stand in enumerate(stands) if stand == layer]
+            found += [(slot, first + index) for index, stand in enumerate(stands) if stand == layer]
         if not found:
             return front
         waiting = Items(*np.array(found, dtype=np.int64).T)
@@ -158,9 +158,9 @@ class Drafts:
         self, front: _Front, previous: Tensor, slots: np.ndarray, layer: int, leaving: Leaving
     ) -> tuple[_Front, np.ndarray]:
         """Lets tokens in flight leave, and the drafts before them stop there too. Returns what goes on."""
-        places = front.asks.nonzero()[0]
-        own = front.some(places)
-        before = previous[torch.from_numpy(places).to(previous.device)]
+        indices = front.asks.nonzero()[0]
+        own = front.some(indices)
+        before = previous[torch.from_numpy(indices).to(previous.device)]
         leaves, confidences, reading = self._exits.decide(layer, own.items, own.states, before)
         if not leaves.any():
             return front, slots
@@ -183,40 +183,43 @@ class Drafts:
                 rows.results[slot].drafting.accepted += len(self._stands[slot])
                 self._stands[slot] = []
             front = front.some(front.in_flight.nonzero()[0])
-        part = self._head.unasked(front.states)
+        read = self._head.unasked(front.states)
         slots, firsts = np.unique(front.items.slots, return_index=True)
-        places, ended = [], []
+        indices, ended = [], []
         for slot, first in zip(slots.tolist(), firsts.tolist(), strict=True):
             drafts, drafting = len(self._stands[slot]), rows.results[slot].drafting
-            kept = self._kept(front, slot, first, drafts, part, choose)
+            kept = self._kept(front, slot, first, drafts, read, choose)
             drafting.blocks += 1
             drafting.accepted += kept
             self._stands[slot] = []
-            place = first + kept
-            if place < len(front) and front.items.slots[place] == slot:
-                places.append(place)
+            index = first + kept
+            if index < len(front) and front.items.slots[index] == slot:
+                indices.append(index)
             else:  # all stay, and the last one ends the text
                 ended.append(slot)
         ended = np.array(ended, dtype=np.int64)
-        if not places:
+        if not indices:
             return ended
-        chosen = np.array(places)
+        chosen = np.array(indices)
         items = front.items[chosen]
         rows.rewind(items.slots, items.positions)
         self._exits.rewind(items.slots, items.positions)
         layers = np.full(len(chosen), rows.num_layers)
         unasked = np.full(len(chosen), np.nan, dtype=np.float32)
-        left = Left(items.slots, layers, unasked, Scores([SomeOf(part, chosen)]))
+        left = Left(items.slots, layers, unasked, Scores([SomeOf(read, chosen)]))
         return np.concatenate([ended, self._exits.advance(left, choose)])
 
-    def _kept(self, front: _Front, slot: int, first: int, drafts: int, part: Part, choose: Choose) -> int:
-        """How many of a row's drafts stay, whose items begin at a place of the front."""
+    def _kept(
+        self, front: _Front, slot: int, first: int, drafts: int, read: LayerScores, choose: Choose
+    ) -> int:
+        """How many of a row's drafts stay. first: the index of their first item in the front; read: what its
+        items choose from."""
         tokens = self._rows.results[slot].tokens[-drafts:] if drafts else []
-        for place, token in enumerate(tokens, first):
-            prompt, length = self._rows.prompt[[slot]], front.items.positions[[place]] + 1
-            scores = Scores([SomeOf(part, np.array([place]))])
+        for index, token in enumerate(tokens, first):
+            prompt, length = self._rows.prompt[[slot]], front.items.positions[[index]] + 1
+            scores = Scores([SomeOf(read, np.array([index]))])
             if not self._stays(token, prompt, length, scores, choose):
-                return place - first
+                return index - first
         return drafts
 
     def _stays(
@@ -233,17 +236,17 @@ class Drafts:
 
 
 class SomeOf:
-    """Some rows of a part, by an index array [n]."""
+    """Scores of some rows, by an index array [n]."""
 
-    def __init__(self, part: Part, places: np.ndarray):
-        self._part, self._places = part, places
+    def __init__(self, scores: LayerScores, indices: np.ndarray):
+        self._scores, self._indices = scores, indices
 
     def tokens(self) -> np.ndarray:
-        return self._part.tokens()[self._places]
+        return self._scores.tokens()[self._indices]
 
     def logits(self) -> Tensor:
-        logits = self._part.logits()
-        return logits[torch.from_numpy(self._places).to(logits.device)]
+        logits = self._scores.logits()
+        return logits[torch.from_numpy(self._indices).to(logits.device)]
 
 
 def processed(choose: Choose, prompts: np.ndarray, lengths: np.ndarray, scores: Scores) -> Tensor:

@@ -17,7 +17,7 @@ from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun
 from early_exit.kernels.interface import Items
 from early_exit.lm_head.full import FullHead, Reading, chosen
-from early_exit.lm_head.scores import Part, Scores
+from early_exit.lm_head.scores import LayerScores, Scores
 from early_exit.policy import ExitPolicy
 
 # Gets the numbers of prompts [n], how many tokens each text has so far, prefix included [n], and their
@@ -194,12 +194,12 @@ class ConfidenceExits(Exits):
     def _note_extremes(
         self, slots: np.ndarray, leaves: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> None:
-        for place, slot in enumerate(slots.tolist()):
+        for index, slot in enumerate(slots.tolist()):
             row = self._rows.results[slot]
-            if leaves[place]:
-                row.min_exit_confidence = min(row.min_exit_confidence, float(low[place]))
+            if leaves[index]:
+                row.min_exit_confidence = min(row.min_exit_confidence, float(low[index]))
             else:
-                row.max_stay_confidence = max(row.max_stay_confidence, float(high[place]))
+                row.max_stay_confidence = max(row.max_stay_confidence, float(high[index]))
 
     def _view(
         self, layer: int, items: Items, states: Tensor, previous: Tensor, reading: Reading
@@ -227,7 +227,7 @@ class Leaving:
         """full_depth: L."""
         self._head, self._full_depth = head, full_depth
         self.count = 0
-        self._asked: list[tuple[Items, int, np.ndarray, Part]] = []
+        self._asked: list[tuple[Items, int, np.ndarray, LayerScores]] = []
         self._early: list[tuple[Items, int, np.ndarray, Tensor]] = []
         self._deepest: list[tuple[Items, int, np.ndarray, Tensor]] = []
 
@@ -242,7 +242,7 @@ class Leaving:
     ) -> None:
         self.count += len(items)
         if reading is not None and self._head.answers(reading):
-            self._asked.append((items, layer, confidences, self._head.part(reading, leaves)))
+            self._asked.append((items, layer, confidences, self._head.scores_of(reading, leaves)))
         else:
             unasked = self._early if layer < self._full_depth else self._deepest
             unasked.append((items, layer, confidences, self._head.adapted(layer, states)))
@@ -250,14 +250,14 @@ class Leaving:
     def together(self) -> Left | None:
         if not self.count:
             return None
-        parts = [part for *_, part in self._asked]
+        scores = [each for *_, each in self._asked]
         for unasked, read in ((self._early, self._head.early), (self._deepest, self._head.unasked)):
             if unasked:
-                parts.append(read(torch.cat([states for *_, states in unasked])))
+                scores.append(read(torch.cat([states for *_, states in unasked])))
         left = [*self._asked, *self._early, *self._deepest]
         return Left(
             np.concatenate([items.slots for items, *_ in left]),
             np.concatenate([np.full(len(items), layer) for items, layer, *_ in left]),
             np.concatenate([confidences for _, _, confidences, _ in left]),
-            Scores(parts),
+            Scores(scores),
         )

@@ -123,7 +123,7 @@ class SourceCache:
 
     layers: a tensor [2, slots, heads, capacity, head_dim] each. filled: [layers, slots] bool. lengths:
     [slots] int64. states: [slots, capacity, d_model] float32, the encoder's output. of_slot: [slots] int64,
-    the place of a row's source; rows that read one source share it.
+    the entry of a row's source; rows that read one source share it.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class SourceCache:
         self.filled = np.zeros((layers, slots), dtype=bool)
         self.lengths = np.zeros(slots, dtype=np.int64)
         self.of_slot = np.full(slots, -1, dtype=np.int64)
-        self._keys: dict[int, int] = {}  # of a source → its place
+        self._keys: dict[int, int] = {}  # of a source → its entry
 
     @property
     def capacity(self) -> int:
@@ -145,19 +145,19 @@ class SourceCache:
     def add(self, slot: int, key: int, states: Tensor) -> None:
         """Gives a row its source, [length, d_model]; rows that give the same key share it."""
         if key not in self._keys:
-            place = int(np.setdiff1d(np.arange(len(self.lengths)), list(self._keys.values()))[0])
+            entry = int(np.setdiff1d(np.arange(len(self.lengths)), list(self._keys.values()))[0])
             self._reserve(len(states))
-            self.states[place, : len(states)] = states
-            self.lengths[place] = len(states)
-            self.filled[:, place] = False
-            self._keys[key] = place
+            self.states[entry, : len(states)] = states
+            self.lengths[entry] = len(states)
+            self.filled[:, entry] = False
+            self._keys[key] = entry
         self.of_slot[slot] = self._keys[key]
 
     def drop(self, slot: int) -> None:
         """Takes the source from a row; forgets the source where no other row reads it."""
-        place, self.of_slot[slot] = self.of_slot[slot], -1
-        if not (self.of_slot == place).any():
-            self._keys = {key: held for key, held in self._keys.items() if held != place}
+        entry, self.of_slot[slot] = self.of_slot[slot], -1
+        if not (self.of_slot == entry).any():
+            self._keys = {key: held for key, held in self._keys.items() if held != entry}
 
     def _reserve(self, length: int) -> None:
         capacity = self.states.shape[1]

@@ -73,6 +73,39 @@ class Decoded:
     confidences: Tensor
 
 
+class Text:
+    """A text under way. tokens: [n] int64, prefix first."""
+
+    def __init__(self, prefix: Tensor):
+        self.tokens, self._prefix_length = prefix, len(prefix)
+        self._exit_layers: list[int] = []
+        self._confidences: list[float] = []
+
+    @property
+    def new_tokens(self) -> int:
+        """How many."""
+        return len(self._exit_layers)
+
+    def add(self, token: Tensor, exit_layer: int, confidence: float) -> None:
+        """A new token [1]."""
+        self.tokens = torch.cat([self.tokens, token])
+        self._exit_layers.append(exit_layer)
+        self._confidences.append(confidence)
+
+    def cut(self, new_tokens: int) -> None:
+        """So many new tokens stay, the first ones."""
+        self.tokens = self.tokens[: self._prefix_length + new_tokens]
+        del self._exit_layers[new_tokens:], self._confidences[new_tokens:]
+
+    def decoded(self) -> Decoded:
+        device = self.tokens.device
+        return Decoded(
+            self.tokens[self._prefix_length :],
+            torch.tensor(self._exit_layers, device=device),
+            torch.tensor(self._confidences, device=device),
+        )
+
+
 NextToken = Callable[[Tensor, Tensor], tuple[Tensor, bool]]
 
 
@@ -97,27 +130,20 @@ def decode_reference(
             hidden = decoder.run_layer(layer, hidden)
             history[layer].append(hidden)
 
-    tokens, exit_layers, confidences = prefix, [], []
+    text = Text(prefix)
     for position in range(max_new_tokens):
         exit_logits = ExitLogits(decoder, policy)
         hidden, layer, confidence = _run_until_exit(
-            decoder, exit_logits, decoder.embed(tokens[-1:]), history, policy, position, max_new_tokens
+            decoder, exit_logits, decoder.embed(text.tokens[-1:]), history, policy, position, max_new_tokens
         )
         for skipped in range(layer + 1, last_layer + 1):
             decoder.fill_layer(skipped, hidden)
             history[skipped].append(hidden)
-        token, ends = next_token(tokens[None], exit_logits(layer, hidden))
-        tokens = torch.cat([tokens, token])
-        exit_layers.append(layer)
-        confidences.append(confidence)
+        token, ends = next_token(text.tokens[None], exit_logits(layer, hidden))
+        text.add(token, layer, confidence)
         if ends:
             break
-    device = prefix.device
-    return Decoded(
-        tokens[len(prefix) :],
-        torch.tensor(exit_layers, device=device),
-        torch.tensor(confidences, device=device),
-    )
+    return text.decoded()
 
 
 class ExitLogits:

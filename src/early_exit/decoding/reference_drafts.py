@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
-from early_exit.decoding.reference import Decoded, DecoderSteps, ExitLogits
+from early_exit.decoding.reference import Decoded, DecoderSteps, ExitLogits, Text
 from early_exit.decoding.sampled_drafts import SampledDrafts, shares_of
 from early_exit.policy import ExitPolicy
 
@@ -48,51 +47,31 @@ def decode_drafts_reference(
     sampled: where tokens are drawn. `next_token` then gets as a third argument what draws one, see
     `early_exit.decoding.sampled_drafts`."""
     draft, final = (None, None) if sampled is None else (sampled.draft, sampled.final)
+    check = _Check(policy, next_token, process, sampled)
     for token in prefix[:-1]:
         _through(decoder, token[None], policy, None, max_new_tokens)
-    tokens, layers, confidences = prefix, [], []
+    text = Text(prefix)
     drafts: list[_Draft] = []
     while True:
-        step = len(tokens) - len(prefix)
-        asks = step if len(drafts) < policy.max_draft else None
-        layer, confidence, hidden, logits = _through(decoder, tokens[-1:], policy, asks, max_new_tokens)
-        in_flight = _Draft(logits, decoder.fork())
+        asks = text.new_tokens if len(drafts) < policy.max_draft else None
+        layer, confidence, hidden, logits = _through(decoder, text.tokens[-1:], policy, asks, max_new_tokens)
+        checked = [*drafts, _Draft(logits, decoder.fork())]
         if layer < decoder.num_layers:
-            drafts.append(in_flight)
-            token, ends = next_token(tokens[None], ExitLogits(decoder, policy)(layer, hidden), draft)
-            tokens = torch.cat([tokens, token])
-            layers.append(layer)
-            confidences.append(confidence)
-            if not ends and step + 1 < max_new_tokens:
+            drafts = checked
+            token, ends = next_token(text.tokens[None], ExitLogits(decoder, policy)(layer, hidden), draft)
+            text.add(token, layer, confidence)
+            if not ends and text.new_tokens < max_new_tokens:
                 continue
-            checked = drafts
-        else:
-            checked = [*drafts, in_flight]
-        first = len(tokens) - len(drafts)  # the place of the first draft's token
-        kept = 0
-        while kept < len(drafts) and _stays(
-            policy, tokens[: first + kept + 1], drafts[kept].logits, next_token, process, sampled
-        ):
-            kept += 1
-        drafts = []
+        kept = check.kept(text.tokens, drafts)
         if kept == len(checked):
             break  # all stay, and the last one ends the text
-        decoder = checked[kept].decoder.fork()
-        dropped = len(tokens) - first - kept
-        tokens = tokens[: first + kept]
-        layers, confidences = layers[: len(layers) - dropped], confidences[: len(confidences) - dropped]
-        token, ends = next_token(tokens[None], checked[kept].logits, final)
-        tokens = torch.cat([tokens, token])
-        layers.append(decoder.num_layers)
-        confidences.append(float("nan"))
-        if ends or len(layers) == max_new_tokens:
+        text.cut(text.new_tokens - len(drafts) + kept)
+        decoder, drafts = checked[kept].decoder.fork(), []
+        token, ends = next_token(text.tokens[None], checked[kept].logits, final)
+        text.add(token, decoder.num_layers, float("nan"))
+        if ends or text.new_tokens == max_new_tokens:
             break
-    device = prefix.device
-    return Decoded(
-        tokens[len(prefix) :],
-        torch.tensor(layers, device=device),
-        torch.tensor(confidences, device=device),
-    )
+    return text.decoded()
 
 
 def _through(
@@ -135,23 +114,35 @@ def _view(
     )
 
 
-def _stays(
-    policy: ExitPolicy,
-    tokens: Tensor,
-    logits: Tensor,
-    next_token: NextToken,
-    process: Process,
-    sampled: SampledDrafts | None,
-) -> bool:
-    """Whether the last of some tokens stays, by full depth's logits in its place."""
-    before, token = tokens[None, :-1], tokens[-1]
-    if policy.verify == "parallel":
-        return True
-    if sampled is not None:
-        return sampled.stays(len(tokens) - 1, int(token), shares_of(process(before, logits)[0]))
-    if policy.verify == "exact":
-        return bool(next_token(before, logits, None)[0] == token)
-    shares = process(before, logits)[0].softmax(-1)
-    if policy.verify == "rollback":
-        return bool(shares[token] >= policy.rollback_threshold)
-    return bool(shares[token] >= policy.accept_ratio * shares.max())
+@dataclass(frozen=True)
+class _Check:
+    """The check of drafts. Fields as the arguments of `decode_drafts_reference`."""
+
+    policy: ExitPolicy
+    next_token: NextToken
+    process: Process
+    sampled: SampledDrafts | None
+
+    def kept(self, tokens: Tensor, drafts: list[_Draft]) -> int:
+        """How many of the drafts, which are the last of some tokens [n], stay: all before the first that does
+        not."""
+        first = len(tokens) - len(drafts)  # the place of the first draft's token
+        for number, draft in enumerate(drafts):
+            if not self._stays(tokens[: first + number + 1], draft.logits):
+                return number
+        return len(drafts)
+
+    def _stays(self, tokens: Tensor, logits: Tensor) -> bool:
+        """Whether the last of some tokens stays, by full depth's logits in its place."""
+        policy, before, token = self.policy, tokens[None, :-1], tokens[-1]
+        if policy.verify == "parallel":
+            return True
+        if self.sampled is not None:
+            shares = shares_of(self.process(before, logits)[0])
+            return self.sampled.stays(len(tokens) - 1, int(token), shares)
+        if policy.verify == "exact":
+            return bool(self.next_token(before, logits, None)[0] == token)
+        shares = self.process(before, logits)[0].softmax(-1)
+        if policy.verify == "rollback":
+            return bool(shares[token] >= policy.rollback_threshold)
+        return bool(shares[token] >= policy.accept_ratio * shares.max())

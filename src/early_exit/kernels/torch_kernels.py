@@ -118,29 +118,29 @@ class TorchKernels:
 
     def _attend_to_sources(self, layer: int, items: Items, queries: Tensor, sources: SourceCache) -> Tensor:
         """Cross-attention. queries: [n, heads, 1, head_dim] → [n, inner]."""
-        places = sources.of_slot[items.slots]
-        self._fill_sources(layer, places, sources)
-        longest = int(sources.lengths[places].max())
-        keys, values = take(sources.layers[layer], 1, places)[
+        entries = sources.of_slot[items.slots]
+        self._fill_sources(layer, entries, sources)
+        longest = int(sources.lengths[entries].max())
+        keys, values = take(sources.layers[layer], 1, entries)[
             ..., :longest, :
         ]  # [n, heads, longest, head_dim]
         mask = None
-        if (sources.lengths[places] != longest).any():
-            lengths = on_device(sources.lengths[places], self.device)
+        if (sources.lengths[entries] != longest).any():
+            lengths = on_device(sources.lengths[entries], self.device)
             mask = (torch.arange(longest, device=self.device) < lengths[:, None])[:, None, None]
         attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
         return attended.reshape(len(items), -1)
 
-    def _fill_sources(self, layer: int, places: np.ndarray, sources: SourceCache) -> None:
-        if sources.filled[layer, places].all():
+    def _fill_sources(self, layer: int, entries: np.ndarray, sources: SourceCache) -> None:
+        if sources.filled[layer, entries].all():
             return
         spec = self.tensors.spec
-        for place in np.unique(places[~sources.filled[layer, places]]).tolist():
-            length = int(sources.lengths[place])
-            projected = self._layers[layer].cross_keys_values(sources.states[place, :length])
+        for entry in np.unique(entries[~sources.filled[layer, entries]]).tolist():
+            length = int(sources.lengths[entry])
+            projected = self._layers[layer].cross_keys_values(sources.states[entry, :length])
             projected = projected.view(length, 2, spec.heads, spec.head_dim).permute(1, 2, 0, 3)
-            sources.layers[layer][:, place, :, :length] = projected  # [2, heads, length, head_dim]
-            sources.filled[layer, place] = True
+            sources.layers[layer][:, entry, :, :length] = projected  # [2, heads, length, head_dim]
+            sources.filled[layer, entry] = True
 
 
 class TorchShortlist:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from early_exit.decoding.kv_cache import on_device
 from early_exit.kernels.interface import Items, Kernels, Top
-from early_exit.lm_head.scores import LogitsPart, Part
+from early_exit.lm_head.scores import KnownLogits, LayerScores
 
 
 class Reading:
@@ -62,27 +62,27 @@ class FullHead:
         return False
 
     def answers(self, reading: Reading) -> bool:
-        """Whether `part` costs nothing more."""
+        """Whether `scores_of` costs nothing more."""
         return reading.known is not None or reading.top is not None
 
-    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+    def scores_of(self, reading: Reading, leaves: np.ndarray) -> LayerScores:
         """What those of the items that leave, [n] bool, choose from."""
         if reading.top is not None:
-            return TopPart(reading.top.tokens[leaves], chosen(reading.states, leaves), self._kernels.logits)
-        return LogitsPart(chosen(reading.logits(), leaves))
+            return TopTokens(reading.top.tokens[leaves], chosen(reading.states, leaves), self._kernels.logits)
+        return KnownLogits(chosen(reading.logits(), leaves))
 
-    def early(self, states: Tensor) -> Part:
+    def early(self, states: Tensor) -> LayerScores:
         """The same as `unasked`, of exits below full depth."""
         return self.unasked(states)
 
-    def unasked(self, states: Tensor) -> Part:
+    def unasked(self, states: Tensor) -> LayerScores:
         """What items choose from that left without a question to the head; states: [n, d_model]."""
         if self._kernels.fuses_top:
-            return TopPart(None, states, self._kernels.logits, self._kernels.top)
-        return LogitsPart(self._kernels.logits(states))
+            return TopTokens(None, states, self._kernels.logits, self._kernels.top)
+        return KnownLogits(self._kernels.logits(states))
 
 
-class TopPart:
+class TopTokens:
     """The likeliest tokens [n], known or found when they are asked for; logits are computed for whoever wants
     them."""
 

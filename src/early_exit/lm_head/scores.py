@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Part(Protocol):
+class LayerScores(Protocol):
     """What some rows that left at one layer choose from."""
 
     def tokens(self) -> np.ndarray:
@@ -21,23 +21,23 @@ class Part(Protocol):
 
 
 class Scores:
-    """Parts one after the other."""
+    """Of rows that left at several layers, one layer after the other."""
 
-    def __init__(self, parts: Sequence[Part]):
-        self._parts = parts
+    def __init__(self, layers: Sequence[LayerScores]):
+        self._layers = layers
 
     def tokens(self) -> np.ndarray:
         """The likeliest token of every row, [rows] int64."""
-        tokens = [part.tokens() for part in self._parts]
+        tokens = [layer.tokens() for layer in self._layers]
         return tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
 
     def logits(self) -> Tensor:
         """[rows, vocabulary] float32. Computed here where the choice was found without."""
-        logits = [part.logits() for part in self._parts]
+        logits = [layer.logits() for layer in self._layers]
         return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
-class LogitsPart:
+class KnownLogits:
     """Logits [n, vocabulary] that are known."""
 
     def __init__(self, logits: Tensor):

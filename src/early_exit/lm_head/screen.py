@@ -107,9 +107,9 @@ class Screen:
         logits, roundings = coarse.numpy(), errors.tolist()
         norms = np.sqrt(np.square(some.numpy()).sum(axis=1)).tolist()
         left = []
-        for place, row in enumerate(rows.tolist()):
+        for index, row in enumerate(rows.tolist()):
             limit = None if limits is None else float(limits[row])
-            known = self._settle(logits[place], some[place], norms[place], roundings[place], limit, sharp)
+            known = self._settle(logits[index], some[index], norms[index], roundings[index], limit, sharp)
             if known is None:
                 left.append(row)
             else:
@@ -136,60 +136,83 @@ class Screen:
         exact = (self._weight.index_select(0, torch.from_numpy(candidates)) @ state).numpy()
         best = int(exact.argmax())
         first = float(exact[best])
+        others = self._others(logits, candidates, norm, rounding, sharp)
+        if not first > others.largest:  # nor NaN
+            return None
         token, number = int(candidates[best]), len(candidates)
-        logits[candidates] = -np.inf  # from here on, the others'
+        if limit is None:
+            return token, math.nan, math.nan, number
+        exact[best] = -np.inf
+        bounds = _response_bounds(first, exact, others, limit)
+        return None if bounds is None else (token, *bounds, number)
+
+    def _others(
+        self, logits: np.ndarray, candidates: np.ndarray, norm: float, rounding: float, sharp: bool
+    ) -> "_Others":
+        """The tokens of a row that are no candidates; arguments as of `_settle`."""
+        logits[candidates] = -np.inf
         everywhere = self._largest_row * (rounding + _FLOAT32 * norm) + _FLOAT32**2  # never 0
         errors = None
         if sharp:
             errors = self._row_errors * norm + everywhere
             errors[candidates] = everywhere
-            largest_error, others = float(errors.max()), float((logits + errors).max())
+            largest_error, largest = float(errors.max()), float((logits + errors).max())
         else:
             largest_error = self._largest_row_error * norm + everywhere
-            others = float(logits.max()) + largest_error
-        if not first > others:  # nor NaN
-            return None
-        if limit is None:
-            return token, math.nan, math.nan, number
-        if largest_error > _LARGEST_ERROR:
-            return None
-        exact[best] = -np.inf
-        second = float(exact.max())
-        least_second = max(second, others - 2 * largest_error)
-        known = 1 + float(np.exp(exact - first).sum())  # the candidates' share, in units of the first's
-        gap = 1 - math.exp(least_second - first)
-        high = _float32(min(1.0, gap / known + 10 * _FLOAT32))
-        if high <= limit:  # whatever the others amount to
-            return token, 0.0, high, number
-        mass, fewer, more = self._mass(logits, first, errors, norm, everywhere, largest_error)
-        high = _float32(min(1.0, gap / (known + max(0.0, mass - fewer)) + 10 * _FLOAT32))
-        low = (1 - math.exp(max(second, others) - first)) / (known + mass + more) - 10 * _FLOAT32
-        low = _float32(max(0.0, low))
-        if low <= limit < high:
-            return None
-        return token, low, high, number
+            largest = float(logits.max()) + largest_error
+        return _Others(logits, largest, errors, largest_error, everywhere, norm, self._error_norm)
 
-    def _mass(
-        self,
-        logits: np.ndarray,
-        first: float,
-        errors: np.ndarray | None,
-        norm: float,
-        everywhere: float,
-        largest: float,
-    ) -> tuple[float, float, float]:
-        """Σ exp(logits − first) over the vocabulary, and how much less and more that may be in truth.
 
-        errors: [vocabulary], of the logits, at most `largest`: that of the head's rows, and what is the
-        same `everywhere`. Overwrites the logits.
-        """
-        shares = np.exp(np.subtract(logits, first, out=logits), out=logits)
+@dataclass(frozen=True)
+class _Others:
+    """The tokens of one row whose logits are not computed again.
+
+    logits: [vocabulary], coarse, −inf for the candidates. largest: what none of them exceeds in truth.
+    errors: [vocabulary], what each may be off by, at most `largest_error`; None where that is said of all.
+    everywhere: the part of it that is the same for all. norm: ‖x‖; error_norm: ‖W − Ŵ‖.
+    """
+
+    logits: np.ndarray
+    largest: float
+    errors: np.ndarray | None
+    largest_error: float
+    everywhere: float
+    norm: float
+    error_norm: float
+
+    def mass(self, first: float) -> tuple[float, float, float]:
+        """Σ exp(logits − first), and how much less and more that may be in truth. Overwrites the logits."""
+        shares = np.exp(np.subtract(self.logits, first, out=self.logits), out=self.logits)
         mass = float(shares.sum())
-        tensor = torch.from_numpy(shares)
-        by_rows = largest * mass if errors is None else torch.dot(tensor, torch.from_numpy(errors)).item()
+        tensor, largest = torch.from_numpy(shares), self.largest_error
+        if self.errors is None:
+            by_rows = largest * mass
+        else:
+            by_rows = torch.dot(tensor, torch.from_numpy(self.errors)).item()
         length = torch.linalg.vector_norm(tensor).item()
-        first_order = min(by_rows, length * self._error_norm * norm + mass * everywhere)
+        first_order = min(by_rows, length * self.error_norm * self.norm + mass * self.everywhere)
         return mass, first_order, first_order + by_rows * (math.expm1(largest) - largest) / largest
+
+
+def _response_bounds(
+    first: float, exact: np.ndarray, others: _Others, limit: float
+) -> tuple[float, float] | None:
+    """Between what softmax response is, in float32, both above the limit or neither; None where that stays
+    open. first: the largest logit; exact: the candidates', −inf in the place of the first."""
+    if others.largest_error > _LARGEST_ERROR:
+        return None
+    second = float(exact.max())
+    least_second = max(second, others.largest - 2 * others.largest_error)
+    known = 1 + float(np.exp(exact - first).sum())  # the candidates' share, in units of the first's
+    gap = 1 - math.exp(least_second - first)
+    high = _float32(min(1.0, gap / known + 10 * _FLOAT32))
+    if high <= limit:  # whatever the others amount to
+        return 0.0, high
+    mass, fewer, more = others.mass(first)
+    high = _float32(min(1.0, gap / (known + max(0.0, mass - fewer)) + 10 * _FLOAT32))
+    low = (1 - math.exp(max(second, others.largest) - first)) / (known + mass + more) - 10 * _FLOAT32
+    low = _float32(max(0.0, low))
+    return None if low <= limit < high else (low, high)
 
 
 def _float32(value: float) -> float:
@@ -211,6 +234,6 @@ def _near_largest(logits: np.ndarray) -> np.ndarray | None:
 def _spectral_norm(matrix: Tensor) -> float:
     """The largest singular value of [rows, columns], not less: from the eigenvalues of a Gram matrix."""
     gram = torch.zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for part in matrix.split(4096):
-        gram.addmm_(part.double().T, part.double())
+    for chunk in matrix.split(4096):
+        gram.addmm_(chunk.double().T, chunk.double())
     return (1 + _FLOAT32) * math.sqrt(max(0.0, torch.linalg.eigvalsh(gram)[-1].item()))

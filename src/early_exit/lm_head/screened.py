@@ -4,8 +4,8 @@ import numpy as np
 from torch import Tensor
 
 from early_exit.kernels.interface import Items, Kernels
-from early_exit.lm_head.full import FullHead, Reading, TopPart, chosen
-from early_exit.lm_head.scores import Part
+from early_exit.lm_head.full import FullHead, Reading, TopTokens, chosen
+from early_exit.lm_head.scores import LayerScores
 from early_exit.lm_head.screen import Screen, Screened
 
 
@@ -30,14 +30,14 @@ class ScreenedHead(FullHead):
     def answers(self, reading: Reading) -> bool:
         return super().answers(reading) or (self._answer is not None and self._answer[0] is reading)
 
-    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+    def scores_of(self, reading: Reading, leaves: np.ndarray) -> LayerScores:
         if self._answer is None or self._answer[0] is not reading:
-            return super().part(reading, leaves)
-        return TopPart(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen.full)
+            return super().scores_of(reading, leaves)
+        return TopTokens(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen.full)
 
-    def unasked(self, states: Tensor) -> Part:
+    def unasked(self, states: Tensor) -> LayerScores:
         inputs = self._kernels.head_inputs(states)
-        return TopPart(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen.full)
+        return TopTokens(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen.full)
 
     def _counted(self, answer: Screened) -> Screened:
         self.counts["asked"] += len(answer.tokens)

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from early_exit.kernels.interface import Items, Kernels, Shortlist
-from early_exit.lm_head.full import FullHead, Reading, TopPart, chosen
-from early_exit.lm_head.scores import LogitsPart, Part
+from early_exit.lm_head.full import FullHead, Reading, TopTokens, chosen
+from early_exit.lm_head.scores import KnownLogits, LayerScores
 from early_exit.lm_head.top_k import NOT_PROPAGATED
 
 
@@ -34,17 +34,17 @@ class ShortlistHead(FullHead):
         reading.top = self._shortlist.top(reading.states)
         return reading.top.response, reading.top.response
 
-    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+    def scores_of(self, reading: Reading, leaves: np.ndarray) -> LayerScores:
         if reading.top is None:
-            return LogitsPart(chosen(reading.logits(), leaves))
-        return TopPart(reading.top.tokens[leaves], chosen(reading.states, leaves), self._logits)
+            return KnownLogits(chosen(reading.logits(), leaves))
+        return TopTokens(reading.top.tokens[leaves], chosen(reading.states, leaves), self._logits)
 
-    def early(self, states: Tensor) -> Part:
+    def early(self, states: Tensor) -> LayerScores:
         if self._kernels.fuses_top:
-            return TopPart(None, states, self._logits, self._shortlist.top)
-        return LogitsPart(self._logits(states))
+            return TopTokens(None, states, self._logits, self._shortlist.top)
+        return KnownLogits(self._logits(states))
 
-    def unasked(self, states: Tensor) -> Part:
+    def unasked(self, states: Tensor) -> LayerScores:
         return self.early(states) if self._at_full_depth else super().unasked(states)
 
     def _logits(self, states: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from early_exit.decoding.kv_cache import on_device
 from early_exit.kernels.interface import Items, Kernels
 from early_exit.lm_head.full import FullHead, Reading, chosen
-from early_exit.lm_head.scores import LogitsPart, Part
+from early_exit.lm_head.scores import KnownLogits, LayerScores
 
 # K rows of the head are gathered for each state where these are no more than this share of its rows; else all
 # logits are computed and K taken. See docs/speed.md.
@@ -49,15 +49,15 @@ class TopKHead(FullHead):
     def answers(self, reading: Reading) -> bool:
         return True
 
-    def part(self, reading: Reading, leaves: np.ndarray) -> Part:
+    def scores_of(self, reading: Reading, leaves: np.ndarray) -> LayerScores:
         logits = chosen(reading.logits(), leaves)
         if logits.shape[1] == self._vocabulary:  # of the first layer asked, or all were propagated
-            part = LogitsPart(logits)
+            scores = KnownLogits(logits)
         else:
             ids = self._ids[on_device(reading.items.slots[leaves], logits.device)]
-            part = _Propagated(ids, logits, self._vocabulary)
-        self.kept.add(chosen(reading.states, leaves), part.tokens())
-        return part
+            scores = _Propagated(ids, logits, self._vocabulary)
+        self.kept.add(chosen(reading.states, leaves), scores.tokens())
+        return scores
 
     def _among_proposed(self, reading: Reading) -> Tensor:
         kernels, states = self._kernels, reading.states

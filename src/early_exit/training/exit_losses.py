@@ -38,28 +38,14 @@ def joint_cross_entropy(
     fit.
     """
     distillation = [0.0] * len(states) if distillation is None else list(distillation)
-    if not len(states) == len(weights) == len(distillation):
-        raise ValueError(f"{len(states)} states but {len(weights)} weights and {len(distillation)} for KL")
-    if distillation[-1] != 0 or not temperature > 0:
-        raise ValueError(
-            f"full depth learns from itself with weight {distillation[-1]}, allowed: 0; temperature "
-            f"{temperature}, allowed: above 0"
-        )
-    kept = labels != ignore_index
-    labels = labels[kept]
-    used = [
-        index
-        for index, pair in enumerate(zip(weights, distillation, strict=True))
-        if any(pair) or (index == len(states) - 1 and any(distillation))
-    ]
-    terms = _Terms(
-        [weights[index] for index in used], [distillation[index] for index in used], float(temperature)
-    )
+    terms = _Terms(list(weights), distillation, float(temperature))
+    terms.check(len(states))
+    kept, used = labels != ignore_index, terms.used()
     loss, used_losses = _ChunkedLosses.apply(
         torch.is_grad_enabled(),  # inside it is off, whether or not a gradient is wanted
         head,
-        labels,
-        terms,
+        labels[kept],
+        terms.of(used),
         *(states[index][kept] for index in used),
     )
     exit_losses = used_losses.new_full((len(states),), float("nan"))
@@ -69,11 +55,43 @@ def joint_cross_entropy(
 
 @dataclass(frozen=True)
 class _Terms:
-    """Weights of the exits that are used, and the temperature of the divergences."""
+    """Weights of cross-entropies and of divergences, one an exit, and the temperature of the latter."""
 
     weights: list[float]
     distillation: list[float]
     temperature: float
+
+    def check(self, exits: int) -> None:
+        """Raises ValueError for weights that do not fit so many exits."""
+        if not exits == len(self.weights) == len(self.distillation):
+            raise ValueError(
+                f"{exits} states but {len(self.weights)} weights and {len(self.distillation)} for KL"
+            )
+        if self.distillation[-1] != 0 or not self.temperature > 0:
+            raise ValueError(
+                f"full depth learns from itself with weight {self.distillation[-1]}, allowed: 0; temperature "
+                f"{self.temperature}, allowed: above 0"
+            )
+
+    def used(self) -> list[int]:
+        """The exits that some weight uses: full depth too where others learn from it."""
+        last = len(self.weights) - 1
+        return [
+            index
+            for index, pair in enumerate(zip(self.weights, self.distillation, strict=True))
+            if any(pair) or (index == last and any(self.distillation))
+        ]
+
+    def of(self, exits: list[int]) -> "_Terms":
+        """The same of some exits."""
+        weights, distillation = (
+            [each[index] for index in exits] for each in (self.weights, self.distillation)
+        )
+        return _Terms(weights, distillation, self.temperature)
+
+    def learns(self, exit: int) -> bool:
+        """Whether the loss depends on an exit."""
+        return bool(self.weights[exit] or self.distillation[exit])
 
     def values(
         self, exit: int, logits: Tensor, target: Tensor, teacher: Tensor | None
@@ -106,6 +124,38 @@ class _Terms:
         return gradient
 
 
+@dataclass(frozen=True)
+class _Gradients:
+    """Summed over chunks. head: [vocabulary, d_model]; states: [tokens, d_model] an exit; None where none is
+    wanted. Each is in the type of what it is the gradient of."""
+
+    head: Tensor | None
+    states: list[Tensor | None]
+
+    @classmethod
+    def zeros(cls, head: Tensor, states: Sequence[Tensor], wanted: Sequence[bool]) -> "_Gradients":
+        """wanted: of the head and of each state."""
+        zeros = [
+            torch.zeros_like(tensor) if want else None
+            for tensor, want in zip((head, *states), wanted, strict=True)
+        ]
+        return cls(zeros[0], zeros[1:])
+
+    def wanted(self, exit: int) -> bool:
+        """Whether logits of an exit have to be differentiated."""
+        return self.head is not None or self.states[exit] is not None
+
+    def add(self, exit: int, chunk: slice, gradient: Tensor, inputs: Tensor, weight_matrix: Tensor) -> None:
+        """Of the logits [chunk, vocabulary] of an exit; inputs: [chunk, d_model], what they were made of."""
+        state_grad = self.states[exit]
+        if state_grad is not None:
+            state_grad[chunk] = gradient @ weight_matrix
+        if self.head is not None and gradient.dtype == self.head.dtype:
+            self.head.addmm_(gradient.T, inputs)
+        elif self.head is not None:  # chunks are summed in the head's own precision
+            self.head.add_(gradient.T @ inputs)
+
+
 class _ChunkedLosses(torch.autograd.Function):
     """Gradients with respect to the head and the states, accumulated chunk by chunk."""
 
@@ -116,14 +166,8 @@ class _ChunkedLosses(torch.autograd.Function):
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
         with torch.autocast(device, enabled=False):
             weight_matrix = head.to(compute)  # [vocabulary, d_model]
-            want_head, *want_states = (
-                wanted and ctx.needs_input_grad[i] for i in (1, *range(4, 4 + len(states)))
-            )
-            head_grad = torch.zeros_like(head) if want_head else None
-            state_grads = [
-                torch.zeros_like(state) if want else None
-                for state, want in zip(states, want_states, strict=True)
-            ]
+            needed = [wanted and ctx.needs_input_grad[i] for i in (1, *range(4, 4 + len(states)))]
+            gradients = _Gradients.zeros(head, states, needed)
             full = torch.promote_types(compute, torch.float32)
             exit_losses = torch.zeros(len(states), device=head.device, dtype=full)
             divergences = torch.zeros((), device=head.device, dtype=full)
@@ -139,17 +183,10 @@ class _ChunkedLosses(torch.autograd.Function):
                     entropy, divergence, softened = terms.values(index, logits, target, teacher)
                     exit_losses[index] += entropy
                     divergences += divergence
-                    learns = terms.weights[index] or terms.distillation[index]
-                    if not learns or not (want_head or state_grads[index] is not None):
-                        continue
-                    gradient = terms.gradient(index, logits, target, teacher, softened).to(compute)
-                    if state_grads[index] is not None:
-                        state_grads[index][chunk] = gradient @ weight_matrix
-                    if want_head and compute == head.dtype:
-                        head_grad.addmm_(gradient.T, inputs)
-                    elif want_head:  # chunks are summed in the head's own precision
-                        head_grad += gradient.T @ inputs  # pyright: ignore[reportOperatorIssue]
-        ctx.save_for_backward(head_grad, *state_grads)
+                    if terms.learns(index) and gradients.wanted(index):
+                        gradient = terms.gradient(index, logits, target, teacher, softened).to(compute)
+                        gradients.add(index, chunk, gradient, inputs, weight_matrix)
+        ctx.save_for_backward(gradients.head, *gradients.states)
         loss = (exit_losses * exit_losses.new_tensor(terms.weights)).sum() + divergences
         ctx.mark_non_differentiable(exit_losses)
         return loss, exit_losses

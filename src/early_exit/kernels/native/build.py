@@ -63,8 +63,8 @@ def _key(compiler: list[str]) -> str:
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"the C++ compiler {shlex.join(compiler)} does not run: {error}") from error
-    for part in (version, " ".join(_FLAGS).encode(), _processor().encode()):
-        digest.update(part + b"\0")
+    for each in (version, " ".join(_FLAGS).encode(), _processor().encode()):
+        digest.update(each + b"\0")
     return digest.hexdigest()[:16]
 
 

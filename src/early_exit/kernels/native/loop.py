@@ -3,6 +3,7 @@
 
 import ctypes
 from ctypes import c_double, c_int32, c_int64, c_void_p
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,17 +74,39 @@ class NativeLoop:
         assert isinstance(rows.kernels, NativeKernels)
         self._kernels = rows.kernels
         self._library = native_library()
-        slots, steps = len(rows.prompt), max_new_tokens
-        adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
-        self._adapters = adapters  # kept as long as the library holds their address
         schedule = torch.as_tensor(0 if policy.static_layer is None else policy.static_layer)
         self._planned_steps = max(1, schedule.shape[-1] if schedule.ndim else 1)
         drafts = max(1, min(policy.max_draft, max_new_tokens))
-        self._arrays = {
+        self._arrays = self._new_arrays(max_new_tokens, drafts)
+        self._arrays["ends"] = np.ascontiguousarray(choose.ends, dtype=np.int64)
+        addresses: dict[str, int | None] = {name: _address(array) for name, array in self._arrays.items()}
+        if policy.static_layer is None:
+            addresses["planned"] = None
+        adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
+        self._adapters = adapters  # kept as long as the library holds their address
+        self._loop = LoopArrays(
+            **addresses,
+            **_fields_of(policy, rows.num_layers),
+            slots=len(rows.prompt),
+            exit_heads=None if exit_head is None else ctypes.addressof(exit_head.native.array),
+            shortlist=None if shortlist is None else shortlist.matrix.address,
+            shortlisted=None if shortlist is None else _address(shortlist.numbers),
+            adapters=_address(adapters) if len(adapters) else None,
+            max_draft=drafts,
+            planned_steps=self._planned_steps,
+            max_new_tokens=max_new_tokens,
+            number_of_ends=len(choose.ends),
+            enough=enough,
+        )
+
+    def _new_arrays(self, steps: int, drafts: int) -> dict[str, Any]:
+        """What the library reads and writes of rows, by its name in `Loop`. All but the embedding have a row
+        a slot. steps: new tokens of a row; drafts: those that may wait for their check."""
+        slots, planned = len(self._rows.prompt), self._planned_steps
+        return {
             "embedding": self._kernels.embedding,
             "thresholds": np.zeros(slots),
-            "planned": np.zeros((slots, self._planned_steps), np.int64),
-            "ends": np.ascontiguousarray(choose.ends, dtype=np.int64),
+            "planned": np.zeros((slots, planned), np.int64),
             "tokens": np.zeros((slots, steps), np.int64),
             "exit_layers": np.zeros((slots, steps), np.int64),
             "confidences": np.zeros((slots, steps), np.float32),
@@ -92,36 +115,9 @@ class NativeLoop:
             "stands": np.zeros((slots, drafts), np.int32),
             "drafts": np.zeros(slots, np.int32),
             "counts": np.zeros((slots, 6), np.int64),
-            "dropped": np.zeros((slots, steps * drafts if policy.verify else 0, 2), np.int32),
+            "dropped": np.zeros((slots, steps * drafts if self._policy.verify else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
-        } | {name: getattr(rows, name) for name in _POINTERS[:5]}
-        addresses: dict[str, int | None] = {name: _address(array) for name, array in self._arrays.items()}
-        if policy.static_layer is None:
-            addresses["planned"] = None
-        limit = policy.rollback_threshold if policy.verify == "rollback" else policy.accept_ratio
-        deepest = rows.num_layers - 1
-        temperature = policy.position_temperature
-        self._loop = LoopArrays(
-            **addresses,
-            slots=slots,
-            measure=_MEASURES.get(policy.measure, _EXIT_HEAD),
-            exit_heads=None if exit_head is None else ctypes.addressof(exit_head.native.array),
-            shortlist=None if shortlist is None else shortlist.matrix.address,
-            shortlisted=None if shortlist is None else _address(shortlist.numbers),
-            shortlist_at_full_depth=policy.shortlist_at_full_depth,
-            adapters=_address(adapters) if len(adapters) else None,
-            verify=_VERIFY[policy.verify],
-            min_layer=policy.min_layer,
-            max_layer=deepest if policy.max_layer is None else min(policy.max_layer, deepest),
-            last_layer=rows.num_layers,
-            max_draft=drafts,
-            limit=limit,
-            temperature=-1 if temperature is None else temperature,
-            planned_steps=self._planned_steps,
-            max_new_tokens=max_new_tokens,
-            number_of_ends=len(choose.ends),
-            enough=enough,
-        )
+        } | {name: getattr(self._rows, name) for name in _POINTERS[:5]}
 
     def forget(self, slots: np.ndarray) -> None:
         """Other rows are in these slots now."""
@@ -172,6 +168,21 @@ class NativeLoop:
             *counts, number = arrays["counts"][slot].tolist()
             row.drafting = Drafting(*counts)
             row.drafting.dropped = [tuple(each) for each in arrays["dropped"][slot, :number].tolist()]
+
+
+def _fields_of(policy: ExitPolicy, num_layers: int) -> dict[str, int | float]:
+    """Those of `Loop` that a policy says, by name."""
+    deepest, temperature = num_layers - 1, policy.position_temperature
+    return {
+        "measure": _MEASURES.get(policy.measure, _EXIT_HEAD),
+        "verify": _VERIFY[policy.verify],
+        "min_layer": policy.min_layer,
+        "max_layer": deepest if policy.max_layer is None else min(policy.max_layer, deepest),
+        "last_layer": num_layers,
+        "limit": policy.rollback_threshold if policy.verify == "rollback" else policy.accept_ratio,
+        "temperature": -1 if temperature is None else temperature,
+        "shortlist_at_full_depth": policy.shortlist_at_full_depth,
+    }
 
 
 def _address(array: np.ndarray | torch.Tensor) -> int:
