@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -20,18 +19,35 @@ from hypothesis import settings  # noqa: E402
 
 # A model step takes milliseconds to hundreds of them; only wrong answers are failures.
 settings.register_profile("project", deadline=None, max_examples=30, database=None)
+settings.register_profile("fast", settings.get_profile("project"), max_examples=5)
 settings.load_profile("project")
 
 
-# Folders and files whose tests train models, run entry points or benchmarks, or build the wheel.
-_SLOW = ("cli", "benchmarks", "trainers", "test_wheel.py", "test_widen.py")
+# Folders, files and tests that train models, run entry points or benchmarks, build the wheel, or take seconds.
+_SLOW = (
+    "benchmarks",
+    "cli",
+    "test_wheel.py",
+    "test_widen.py",
+    "trainers",
+)
+# Of these, files whose tests are slow only where they need a trained model: bad input, and docs that are current.
+_SLOW_WITH_A_MODEL = ("cli/test_bad_input.py", "cli/test_readme.py")
+
+
+def pytest_configure(config):
+    """With `-m "not slow"` property-based tests draw fewer examples."""
+    if config.option.markexpr == "not slow":
+        settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items):
-    """Marks these as slow: `-m "not slow"` leaves them out."""
-    tests = Path(__file__).parent
+    """Marks tests as slow: `-m "not slow"` leaves them out."""
     for item in items:
-        if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in _SLOW:
+        file, *test = item.nodeid.removeprefix("tests/").split("::")
+        names = {file, file.partition("/")[0], f"{file}::{test[0].partition('[')[0]}"}
+        quick = file in _SLOW_WITH_A_MODEL and "model" not in item.fixturenames
+        if names & set(_SLOW) and not quick:
             item.add_marker(pytest.mark.slow)
 
 
