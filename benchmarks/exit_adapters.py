@@ -1,6 +1,6 @@
 """Agreement with full depth by exit, before and after exit adapters, as a table.
 
-    python benchmarks/exit_adapters.py --results benchmarks/results/exit_adapters \
+    python -m benchmarks.exit_adapters --results benchmarks/results/exit_adapters \
         "plain, 3 layers=save/exit_adapters/after_plain"
 
 Called by exit_adapters.sh. Reads eval_results.json of each run, by its name, and keeps it in the results.
@@ -8,10 +8,8 @@ Called by exit_adapters.sh. Reads eval_results.json of each run, by its name, an
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.files import read_json, write_json, write_text
 from util.results import markdown_table
 

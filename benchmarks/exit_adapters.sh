@@ -26,5 +26,5 @@ export MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=32
   MODEL=$PLAIN_MODEL OUTPUT_DIR=$FOLDER/after_plain MAX_STEPS=$STEPS bash scripts/exit_adapters.sh "$@"
 [ -e "$FOLDER/after_joint/eval_results.json" ] ||
   MODEL=$JOINT_MODEL OUTPUT_DIR=$FOLDER/after_joint MAX_STEPS=$STEPS bash scripts/exit_adapters.sh "$@"
-"$PYTHON" benchmarks/exit_adapters.py --results "$RESULTS" \
+"$PYTHON" -m benchmarks.exit_adapters --results "$RESULTS" \
   "plain, 3 layers=$FOLDER/after_plain" "joint, 6 layers=$FOLDER/after_joint"

@@ -42,6 +42,6 @@ LANGUAGES=(--source_lang de --target_lang en)
     --train_sampling_strategy group_by_length --use_cpu --disable_tqdm True
 
 for model in "$OUTPUT_DIR" "$OUTPUT_DIR-own"; do
-  "$PYTHON" benchmarks/multi30k_exits.py "$model" --data "$DATA/test.json" "${LANGUAGES[@]}" \
+  "$PYTHON" -m benchmarks.multi30k_exits "$model" --data "$DATA/test.json" "${LANGUAGES[@]}" \
     --json "$RESULTS/$(basename "$model").json"
 done

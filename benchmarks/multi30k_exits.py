@@ -1,6 +1,6 @@
 """The exits of a translation model on a test set: BLEU, chrF, and how often each agrees with full depth.
 
-    python benchmarks/multi30k_exits.py save/multi30k --data ../shared/data/multi30k/test.json \
+    python -m benchmarks.multi30k_exits save/multi30k --data ../shared/data/multi30k/test.json \
         --source_lang de --target_lang en --json benchmarks/results/multi30k/trained.json
 
 For each static exit: corpus BLEU and chrF of its text (sacreBLEU), the mean 1 − chrF to full depth's text,
@@ -9,13 +9,11 @@ teacher-forced, chooses the same.
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.own_text import agreement
 from early_exit import ExitPolicy
 from early_exit.models.loading import load_model

@@ -22,7 +22,8 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
     cost = cost + _adapter_bytes(model, setting, looks, layers)
     if measure is not None and measure.needs_exit_head:
         head = model.exit_heads[policy.measure].heads[0]
-        cost = cost + looks * size * sum(parameter.numel() for parameter in head.parameters())
+        asked = looks - _deep(model, layers)  # at full depth there is nothing to decide
+        cost = cost + asked * size * sum(parameter.numel() for parameter in head.parameters())
     return cost
 
 

@@ -23,7 +23,7 @@ settings.register_profile("fast", settings.get_profile("project"), max_examples=
 settings.load_profile("project")
 
 
-# Folders, files and tests that train models, run entry points or benchmarks, build the wheel, or take seconds.
+# Folders and files whose tests train models, run entry points or benchmarks, or build the wheel.
 _SLOW = (
     "benchmarks",
     "cli",
@@ -31,7 +31,7 @@ _SLOW = (
     "test_widen.py",
     "trainers",
 )
-# Of these, files whose tests are slow only where they need a trained model: bad input, and docs that are current.
+# Of these, files whose tests are slow only where they need a trained model.
 _SLOW_WITH_A_MODEL = ("cli/test_bad_input.py", "cli/test_readme.py")
 
 
