@@ -1,81 +1,136 @@
-"""Bytes of weights a token, against the model's own tensors."""
+"""Bytes of weights a token, against the weights of the modules that run while the reference decodes."""
+
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
+import torch
 
 from early_exit import MEASURES, DecodingSetting, ExitPolicy
 from early_exit.confidence import Measure
 from early_exit.models.decoding_cost import bytes_per_token
-from tests.tiny import HEADS, MODELS
+from early_exit.models.generation import reference_generate
+from tests.tiny import HEADS, MODELS, source_batch
 
 MODEL = MODELS["t5"]
-HEAD = MODEL.lm_head.weight.numel()
-OF_THE_SOURCE = ("EncDecAttention.k.weight", "EncDecAttention.v.weight")
-LAYER = sum(
-    weight.numel()
-    for name, weight in MODEL.decoder.block[3].named_parameters()
-    if not name.endswith(OF_THE_SOURCE)
+BLOCKS = list(MODEL.decoder.block)
+CROSS = [block.layer[1].EncDecAttention for block in BLOCKS]
+# Once a text, not once a token: keys and values of the source. Rows of a table: position biases.
+NOT_COUNTED = {part for cross in CROSS for part in (cross.k, cross.v)} | {
+    part for part in MODEL.modules() if isinstance(part, torch.nn.Embedding)
+}
+
+
+def size(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def leaves(modules) -> list:
+    return [part for module in modules for part in module.modules() if not list(part.children())]
+
+
+@contextmanager
+def weights_used():
+    """A list that gets the number of weights of each product and norm that runs in a decoder layer, in an
+    exit head, and in the LM head for a state that it has not read. What fills the caches of skipped layers
+    runs outside of a layer."""
+    used, in_a_layer, read = [], [], set()
+
+    def read_by_the_lm_head(module, inputs):
+        state = inputs[0].numpy().tobytes()  # confidence and token of an exit read the same one
+        used.append(0 if state in read else size(module))
+        read.add(state)
+
+    with ExitStack() as hooks:
+        hooks.enter_context(MODEL.lm_head.register_forward_pre_hook(read_by_the_lm_head))
+        for block in BLOCKS:
+            hooks.enter_context(block.register_forward_pre_hook(lambda *_: in_a_layer.append(True)))
+            hooks.enter_context(block.register_forward_hook(lambda *_: in_a_layer.clear()))
+        for part in leaves(BLOCKS):
+            if part not in NOT_COUNTED:
+                hooks.enter_context(
+                    part.register_forward_pre_hook(lambda own, _: used.append(size(own) * len(in_a_layer)))
+                )
+        for part in leaves([MODEL.exit_heads]):
+            hooks.enter_context(part.register_forward_pre_hook(lambda own, _: used.append(size(own))))
+        yield used
+
+
+def counted(**policy) -> tuple[float, torch.Tensor]:
+    """Mean weights a token and each token's exit layer, of a text that the reference decodes."""
+    options = {"exit_policy": ExitPolicy(**policy), "custom_generate": reference_generate}
+    with weights_used() as used:
+        output = MODEL.generate(
+            **source_batch(1, 8), **options, max_new_tokens=12, return_dict_in_generate=True
+        )
+    layers = output.exit_layers[0].float()
+    return sum(used) / len(layers), layers
+
+
+def cost(layers, precision="float32", **policy):
+    return bytes_per_token(MODEL, DecodingSetting(ExitPolicy(**policy), precision), np.array(layers)).tolist()
+
+
+@pytest.mark.parametrize(("precision", "bytes_a_weight"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
+@pytest.mark.parametrize("layer", [1, 3, 4])
+def test_static_exits_read_their_layers_and_the_head_once(precision, bytes_a_weight, layer):
+    weights, _ = counted(static_layer=layer)
+    assert cost([float(layer)], precision, static_layer=layer) == [bytes_a_weight * weights]
+
+
+@pytest.mark.parametrize(
+    ("measure", "threshold"),
+    [("softmax", 0.05), ("softmax_max", 0.1), ("entropy", 0.3), ("hidden_state", 0.7)],
 )
-LAYERS = np.array([1.0, 3.0, 4.0])
-
-
-def cost(layers=LAYERS, precision="float32", **policy):
-    return bytes_per_token(MODEL, DecodingSetting(ExitPolicy(**policy), precision), layers).tolist()
-
-
-@pytest.mark.parametrize(("precision", "size"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
-def test_full_depth_reads_every_layer_and_the_head_once(precision, size):
-    assert cost(np.array([4.0]), precision) == [size * (4 * LAYER + HEAD)]
-
-
-@pytest.mark.parametrize("measure", [name for name in MEASURES if MEASURES[name].reads_lm_head])
-@pytest.mark.parametrize(("min_layer", "reads"), [(0, [1, 3, 4]), (2, [1, 2, 3]), (9, [1, 1, 1])])
-def test_the_head_is_read_for_every_exit_that_is_tried(measure, min_layer, reads):
-    if MEASURES[measure].needs_full_depth:
-        layers, reads = np.full(3, 4.0), [reads[-1]] * 3
-    else:
-        layers = LAYERS
-    expected = 4 * (layers * LAYER + HEAD * np.array(reads))
-    assert cost(measure=measure, threshold=0.5, min_layer=min_layer) == expected.tolist()
-
-
-@pytest.mark.parametrize("measure", [name for name in MEASURES if not MEASURES[name].reads_lm_head])
-def test_measures_of_states_read_it_once(measure):
-    assert cost(measure=measure, threshold=0.5) == cost()
+@pytest.mark.parametrize("min_layer", [0, 2, 9])
+def test_measures_read_what_the_reference_reads(measure, threshold, min_layer):
+    policy = {"measure": measure, "threshold": threshold, "min_layer": min_layer}
+    weights, layers = counted(**policy)
+    assert (layers == 4).all() if min_layer == 9 else layers.mean() < 4
+    assert cost([layers.mean().item()], **policy) == pytest.approx([4 * weights], rel=1e-6)
 
 
 @pytest.mark.parametrize("measure", HEADS)
-def test_an_exit_head_is_read_for_every_exit_that_is_tried(measure):
-    weights = sum(weight.numel() for weight in MODEL.exit_heads[measure].heads[0].parameters())
-    expected = np.array(cost()) + 4 * weights * np.array([1, 3, 4])
-    assert cost(measure=measure, threshold=0.5) == expected.tolist()
+@pytest.mark.parametrize("min_layer", [0, 2, 9])
+def test_exit_heads_are_counted_at_full_depth_too_where_none_is_asked(measure, min_layer):
+    """The mean of layers does not tell how many tokens that were: a head too many for each of them."""
+    policy = {"measure": measure, "threshold": 0.5, "min_layer": min_layer}
+    weights, layers = counted(**policy)
+    surplus = (layers == 4).float().mean().item() * size(MODEL.exit_heads[measure].heads[0])
+    assert cost([layers.mean().item()], **policy) == pytest.approx([4 * (weights + surplus)], rel=1e-6)
+
+
+def test_the_oracle_runs_all_layers():
+    assert cost([2.0], measure="oracle", threshold=0.5) == cost([4.0], measure="softmax", threshold=0.5)
 
 
 def test_propagated_and_screened_heads_are_cheaper():
-    three = np.array([3.0])
+    head, width = MODEL.lm_head.weight.numel(), MODEL.config.d_model
     whole, propagated, screened = (
-        cost(three, measure="softmax", threshold=0.5, **more)[0]
+        cost([3.0], measure="softmax", threshold=0.5, **more)[0]
         for more in ({}, {"top_k": 10}, {"screen": True})
     )
-    assert propagated == whole - 2 * 4 * (HEAD - 10 * MODEL.config.d_model)
-    assert screened == whole - 3 * 3 * HEAD
+    assert propagated == whole - 2 * 4 * (head - 10 * width)  # the second and the third look read ten rows
+    assert screened == whole - 3 * 3 * head  # three looks, a byte a weight instead of four
 
 
 def test_exits_read_the_rows_of_their_shortlist():
     width = MODEL.config.d_model
-    listed = {"measure": "softmax", "threshold": 0.5, "shortlist": 10}
-    assert cost(np.array([1.0]), **listed) == [4 * (LAYER + 10 * width)]
-    assert cost(np.array([4.0]), **listed) == [4 * (4 * LAYER + 4 * 10 * width + HEAD)]
+    rows, listed = 4 * 10 * width, {"measure": "softmax", "threshold": 0.5, "shortlist": 10}
+    assert cost([1.0], **listed) == [cost([1.0], static_layer=1)[0] - 4 * MODEL.lm_head.weight.numel() + rows]
+    assert cost([4.0], **listed) == [cost([4.0])[0] + 4 * rows]
 
 
 def test_a_screen_saves_other_measures_nothing():
     """It has bounds of softmax response alone: the others read the whole head in float32."""
-    assert cost(measure="entropy", threshold=0.5, screen=True) == cost(measure="entropy", threshold=0.5)
-    assert cost(screen=True) == [each - 3 * HEAD for each in cost()]
+    assert cost([3.0], measure="entropy", threshold=0.5, screen=True) == cost(
+        [3.0], measure="entropy", threshold=0.5
+    )
+    assert cost([3.0], screen=True) == [cost([3.0])[0] - 3 * MODEL.lm_head.weight.numel()]
 
 
 @pytest.mark.parametrize("reads_lm_head", [True, False])
 def test_a_measure_registered_elsewhere_is_counted_by_what_it_says(monkeypatch, reads_lm_head):
     monkeypatch.setitem(MEASURES, "new", Measure(lambda view: view.hidden[:, 0], reads_lm_head))
-    expected = cost(measure="softmax" if reads_lm_head else "hidden_state", threshold=0.5)
-    assert cost(measure="new", threshold=0.5) == expected
+    expected = cost([3.0], measure="softmax" if reads_lm_head else "hidden_state", threshold=0.5)
+    assert cost([3.0], measure="new", threshold=0.5) == expected
