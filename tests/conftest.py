@@ -23,16 +23,21 @@ settings.register_profile("fast", settings.get_profile("project"), max_examples=
 settings.load_profile("project")
 
 
-# Folders and files whose tests train models, run entry points or benchmarks, or build the wheel.
-_SLOW = (
+# Folders and files whose tests train models, run entry points or benchmarks, build the wheel or take
+# seconds; single tests that do are marked where they stand.
+_SLOW = {
     "benchmarks",
     "cli",
     "test_wheel.py",
     "test_widen.py",
     "trainers",
-)
-# Of these, files whose tests are slow only where they need a trained model.
-_SLOW_WITH_A_MODEL = ("cli/test_bad_input.py", "cli/test_readme.py")
+    "models/test_exit_adapters.py",
+    "models/test_perturbed_decoder.py",
+    "models/test_readable.py",
+    "util/test_tokenizer.py",
+}
+# Files whose tests are slow only where they need a trained model: bad input, and docs that are current.
+_SLOW_WITH_A_MODEL = {"cli/test_bad_input.py", "cli/test_readme.py"}
 
 
 def pytest_configure(config):
@@ -44,10 +49,9 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Marks tests as slow: `-m "not slow"` leaves them out."""
     for item in items:
-        file, *test = item.nodeid.removeprefix("tests/").split("::")
-        names = {file, file.partition("/")[0], f"{file}::{test[0].partition('[')[0]}"}
+        file = item.nodeid.removeprefix("tests/").partition("::")[0]
         quick = file in _SLOW_WITH_A_MODEL and "model" not in item.fixturenames
-        if names & set(_SLOW) and not quick:
+        if _SLOW & {file, file.partition("/")[0]} and not quick:
             item.add_marker(pytest.mark.slow)
 
 

@@ -129,6 +129,7 @@ def test_bad_settings_files(capsys, tmp_path):
     fails_with(capsys, [file], str(file))
 
 
+@pytest.mark.slow
 def test_the_process_exits_with_2(tmp_path):
     flags = eval_flags(tmp_path / "no-model", tmp_path / "output", "--static_exit_layer", "-1")
     done = subprocess.run(

@@ -76,6 +76,7 @@ def test_wsr_is_the_best_wealth_of_a_bettor(losses, delta, epsilon):
     assert p_value(losses, delta, "wsr", epsilon) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bound", "values"),
     [(bound, (0.0, 1.0)) for bound in BOUNDS]

@@ -218,6 +218,7 @@ wanted = product(inputs)
 """
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_threads_of_its_own():
     code = _MULTIPLY + (
         "child = os.fork()\n"
@@ -229,6 +230,7 @@ def test_a_forked_process_has_threads_of_its_own():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_compiler_torch_decodes(tmp_path):
     code = (
         _MULTIPLY

@@ -116,6 +116,7 @@ def test_states_that_are_not_finite_are_left_to_the_whole_head():
     assert np.isnan(answer.low).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not YARDSTICK.exists(), reason="needs the trained model beside the project")
 def test_on_a_trained_model_it_rarely_needs_the_whole_head():
     model = load_model(str(YARDSTICK)).eval()

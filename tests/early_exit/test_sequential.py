@@ -31,6 +31,7 @@ def test_wealth_is_the_mean_of_constant_bettors(losses, delta):
     assert wealth == pytest.approx(float(sum(expected) / 6), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_false_acceptance_however_often_one_looks():
     random, draws = np.random.default_rng(0), 1500
     accepted = 0

@@ -93,6 +93,7 @@ UNCOVERED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNCOVERED)
 @pytest.mark.parametrize("where", ["option", "config"])
 def test_what_changes_tokens_warns_by_name_and_still_exits(name, where):
@@ -233,6 +234,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("version", WRITTEN)
 def test_a_configuration_of_an_earlier_version_generates(version, saved, tmp_path):

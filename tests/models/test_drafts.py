@@ -59,6 +59,7 @@ def test_they_do_in_every_precision(precision, exits, rows, max_draft):
         assert torch.equal(model.generate(**inputs, exit_policy=policy), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     exits=exits,

@@ -16,6 +16,7 @@ from tests.tiny import MODELS, source_batch
 PAGE = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 3, 9])
 def test_the_page_s_way_of_decoding_does_what_it_says(monkeypatch, rows):
     names = {}

@@ -112,6 +112,7 @@ def test_stop_strings_stop():
         model.generate(**inputs, stop_strings=stop, exit_policy=FULL_DEPTH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
@@ -159,6 +160,7 @@ def test_outputs_that_exits_lack_are_refused(output):
         MODELS["t5"].generate(**INPUTS, **options, exit_policy=FULL_DEPTH)
 
 
+@pytest.mark.slow
 def test_threads_share_a_model():
     """Mixed precisions and policies, transformers' own decoding among them, each as it is alone."""
     model = tiny_model()

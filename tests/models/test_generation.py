@@ -12,6 +12,7 @@ FULL_DEPTH = ExitPolicy()
 LOOPS = {"engine": early_exit_generate, "reference": reference_generate}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize(

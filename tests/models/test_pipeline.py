@@ -48,6 +48,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_byte_that_decoding_uses_is_seen(change):
     before = model_pipeline(tiny_model(), SETTING)

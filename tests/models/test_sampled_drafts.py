@@ -113,6 +113,7 @@ def p_value(counts: Counter, shares: dict) -> float:
     return chisquare(observed, expected).pvalue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("leaving", "name"), list(zip(LEAVING, OPTIONS, strict=True)))
 def test_exact_drafts_draw_the_texts_of_full_depth(leaving, name):
     options, processors = OPTIONS[name]
@@ -125,6 +126,7 @@ def test_exact_drafts_draw_the_texts_of_full_depth(leaving, name):
     assert sum(abs(parallel[text] / total - share) for text, share in shares.items()) > 0.1
 
 
+@pytest.mark.slow
 def test_the_plain_loop_draws_them_too():
     options, processors = OPTIONS["temperature and top-k"]
     shares = text_shares(lambda tokens: shares_after(tokens, processors))
@@ -170,6 +172,7 @@ EXITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verify", ["exact", "lenient", "parallel"])
 @pytest.mark.parametrize("exits", EXITS)
 @pytest.mark.parametrize("options", SAMPLING)

@@ -119,6 +119,7 @@ def test_shapes():
         new_model("huge", vocab_size=50)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_that_a_checkpoint_lacks_are_drawn_as_in_transformers(family):
     model = tiny_model(family)

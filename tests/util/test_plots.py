@@ -34,6 +34,7 @@ def test_drafts_are_a_line_of_their_own():
     assert len(lines["static exits, layer"][0]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("present", "code"), [(True, 0), (False, 2)])
 def test_command_line(tmp_path, present, code):
     if present:

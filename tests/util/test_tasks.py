@@ -111,6 +111,7 @@ def test_wrong_columns_are_named(tmp_path):
         AnswerArguments(train_file=file, text_column="x").check()
 
 
+@pytest.mark.slow
 def test_the_embedded_questions_have_their_answer_in_the_report():
     reports = [row["document"] for row in generate("validation")]
     for row, report in zip(questions("validation"), reports, strict=True):
