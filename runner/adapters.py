@@ -2,8 +2,8 @@
 
 from transformers import Seq2SeqTrainingArguments
 
-from util.arguments import ExitArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 
 
 def prepare_adapters(model, exits: ExitArguments, training: Seq2SeqTrainingArguments) -> None:

@@ -10,8 +10,8 @@ from transformers import EvalPrediction
 from early_exit import DecodingSetting, ExitPolicy
 from runner.values import Run
 from trainers.generation import GenerationSettings, GenerationTrainer
-from util.arguments import ExitArguments
 from util.data import tokenize
+from util.exit_arguments import ExitArguments
 from util.files import write_text
 from util.metrics import scores_of_tokens
 from util.report import write_report

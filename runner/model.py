@@ -7,9 +7,10 @@ from early_exit.heads import head_kind
 from early_exit.models.loading import load_model, new_model
 from early_exit.models.lora import add_lora
 from early_exit.models.token_ranking import shortlist_of
-from util.arguments import ExitArguments, ModelArguments
+from util.arguments import ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.tokenizer import number_of_ids, train_tokenizer
 
 logger = logging.get_logger(__name__)

@@ -10,8 +10,9 @@ from transformers.utils import logging
 from early_exit.models.effective_generation import effective_generation
 from runner.values import Run
 from trainers.own_texts import greedy_options, write_own_texts
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
 from util.data import load_split, tokenize
+from util.exit_arguments import ExitArguments
 from util.own_text_file import OwnTextFile
 from util.pipeline import pipeline_of
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from runner.model import load_model_and_tokenizer
-from util.arguments import DataArguments, ModelArguments, argument
+from util.arguments import DataArguments, ModelArguments
 from util.data import load_split, tokenize
 from util.errors import UsageError
 from util.files import whole_folder_contents
+from util.flag import argument
 from util.run_folder import check_free, check_writable
 from util.task_arguments import AnswerArguments, TranslationArguments
 

@@ -17,9 +17,9 @@ from trainers.generation import GenerationTrainer
 from trainers.heads import HeadTrainer, head_rate
 from trainers.joint import JointTrainer
 from trainers.stable import TrainingDivergedError
-from util.arguments import ExitArguments
 from util.data import tokenize
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.files import whole_folder_contents
 from util.resume import check_checkpoint, resumption
 

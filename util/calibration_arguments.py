@@ -7,8 +7,8 @@ from early_exit import PRECISIONS, get_measure
 from early_exit.bounds import BOUNDS
 from early_exit.calibration import MAX_CHAINS, SEQUENTIAL_TESTS, Promise, knob_tests, threshold_tests
 from early_exit.policy import VERIFICATIONS
-from util.arguments import argument, make_lists
 from util.dissimilarity import QUALITY, TEXTUAL
+from util.flag import argument, make_lists
 
 CHAIN_TESTS = (*threshold_tests(), *SEQUENTIAL_TESTS)  # of one chain of thresholds
 _KNOBS = (

@@ -4,12 +4,13 @@ from early_exit import PRECISIONS, get_measure
 from early_exit.head_losses import HEAD_LOSSES
 from early_exit.heads import HEAD_NAMES, head_kind
 from early_exit.models.shapes import SHAPES
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.check_calibration import check_calibration
 from util.check_objectives import check_objectives
 from util.check_training import check_training
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.shallow_deep import translate_shallow_deep
 
 
@@ -93,6 +94,19 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError(
             f"unknown engine precision {exits.engine_precision!r}; known: {', '.join(PRECISIONS)}"
         )
+    _check_effects(exits)
+    _check_measures(exits, training)
+    beams = data.num_beams or training.generation_num_beams or 1
+    if exits.decodes_with_exits and beams > 1:
+        raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")
+    if exits.decodes_with_exits and not training.predict_with_generate:
+        raise UsageError("exit flags take effect in generation: add --predict_with_generate")
+    _check_sweep(exits, training)
+    exits.policies(num_layers=None)
+
+
+def _check_effects(exits: ExitArguments) -> None:
+    """Raises UsageError for flags that would be ignored."""
     if exits.engine_precision is not None and not exits.decodes_with_exits:
         raise UsageError(
             "--engine_precision has no effect without --deploy_scenario True, --use_early_exit True "
@@ -113,12 +127,9 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
         raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:
         raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
-    _check_measures(exits, training)
-    beams = data.num_beams or training.generation_num_beams or 1
-    if exits.decodes_with_exits and beams > 1:
-        raise UsageError(f"early exit decodes without beams, got --num_beams {beams}")
-    if exits.decodes_with_exits and not training.predict_with_generate:
-        raise UsageError("exit flags take effect in generation: add --predict_with_generate")
+
+
+def _check_sweep(exits: ExitArguments, training) -> None:
     if exits.is_sweep and not training.do_eval:
         raise UsageError("a sweep, of several thresholds, layers, measures or K, needs --do_eval")
     if exits.is_sweep and (training.do_train or training.do_predict):
@@ -132,7 +143,6 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
             f"--use_adapt_threshold learns from one text after the other: it does not go with "
             f"{training.world_size} processes"
         )
-    exits.policies(num_layers=None)
 
 
 def _check_drafts(exits: ExitArguments) -> None:

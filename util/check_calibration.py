@@ -5,10 +5,11 @@ from pathlib import Path
 from early_exit import get_measure
 from early_exit.bounds import BOUNDS, check_level
 from early_exit.calibration import SEQUENTIAL_TESTS, check_grid, knob_tests
-from util.arguments import ExitArguments, ModelArguments
+from util.arguments import ModelArguments
 from util.calibration_arguments import CHAIN_TESTS, CalibrationArguments
 from util.dissimilarity import CONSISTENCY
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.run_folder import check_writable
 
 

@@ -8,9 +8,10 @@ from transformers import Seq2SeqTrainer
 
 from early_exit.models.effective_generation import effective_generation, evaluation_options, unlike_greedy
 from early_exit.models.options import OTHER_LOOPS
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 
 # What decoding with exits does not do.
 _NOT_WITH_EXITS = {name: f"exits do not serve {what}" for name, what in OTHER_LOOPS.items()} | {

@@ -2,8 +2,9 @@
 
 from early_exit import OBJECTIVES
 from early_exit.training.curricula import CURRICULA
-from util.arguments import ExitArguments, ModelArguments
+from util.arguments import ModelArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 
 
 def check_objectives(exits: ExitArguments, model: ModelArguments, training) -> None:

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 from yaml import YAMLError
 
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
 from util.check_arguments import check_arguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.settings_file import SUFFIXES, read_settings
 
 

@@ -8,8 +8,9 @@ from dataclasses import MISSING, Field, fields
 from functools import partial
 from pathlib import Path
 
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
 from util.calibration_arguments import CalibrationArguments
+from util.exit_arguments import ExitArguments
 from util.generate_arguments import GenerateArguments
 from util.pages import rewrite
 from util.results import markdown_table

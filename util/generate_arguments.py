@@ -11,8 +11,8 @@ from early_exit import PRECISIONS, ExitPolicy
 from early_exit.confidence import known_measures
 from early_exit.models.calibrated import Certified
 from early_exit.policy import VERIFICATIONS
-from util.arguments import ExitArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.files import read_json
 from util.flag import argument
 from util.run_folder import RUN_FILE

@@ -9,7 +9,8 @@ from early_exit import DecodingSetting
 from early_exit.confidence import get_measure
 from early_exit.models.hashes import json_hash
 from early_exit.models.pipeline import exit_heads_hash, model_pipeline, shared_prefix, tokenizer_hash
-from util.arguments import DataArguments, ExitArguments
+from util.arguments import DataArguments
+from util.exit_arguments import ExitArguments
 
 
 def pipeline_of(

@@ -2,11 +2,11 @@
 
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import MAX_CHAINS
-from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_plan import CalibrationPlan
 from util.check_calibration import check_pareto
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 
 
 def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, seed: int) -> CalibrationPlan:

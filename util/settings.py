@@ -5,7 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from util.arguments import DataArguments, ExitArguments, ModelArguments
+from util.arguments import DataArguments, ModelArguments
+from util.exit_arguments import ExitArguments
 from util.metrics import scoring_rules
 from util.results import device_name
 from util.resume import resumption

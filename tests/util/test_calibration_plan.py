@@ -3,10 +3,10 @@ import pytest
 
 from early_exit import ExitPolicy
 from tests.tiny import MODELS
-from util.arguments import ExitArguments
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_plan import ReferenceModel
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.plan_of_flags import calibration_plan
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from early_exit import ExitPolicy
 from early_exit.adaptive import AdaptiveThreshold
-from util.arguments import ExitArguments
 from util.errors import UsageError
+from util.exit_arguments import ExitArguments
 from util.shallow_deep import UNLIMITED_DRAFTS, translate_shallow_deep
 
 
