@@ -7,7 +7,7 @@ transformers' `generate`, with drafts of its own too; CTranslate2, with beams to
 depth, static exits, CALM's exits, FREE's, exact and lenient drafts, and what calibrations have certified.
 Encoder included, tokenizer not. Systems take turns, some records at a time, each in every turn on the same
 ones; a ratio is the median over turns, with the range of the middle 80%. Every record is written once by each
-system. Losses are to the float32 full depth's texts.
+system, the first ones by peers with beams or drafts. Losses are to the float32 full depth's texts.
 """
 
 import argparse
@@ -94,14 +94,19 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
     return [system for _, system in best.values()], left_out
 
 
-def take_turns(workers: Workers, members: list[System], records: Records, total: int) -> list[Run]:
-    """Every system writes all records, `records.count` a turn."""
+def take_turns(
+    workers: Workers, members: list[System], records: Records, total: int, beside: int
+) -> list[Run]:
+    """Every system writes all records, `records.count` a turn; a peer's beams and drafts are in the turns up
+    to so many records, `beside`."""
     runs = [Run(system, [], [], [], Counter()) for system in members]
     for run in runs:
         workers.timed(run.system, records)  # packs weights and warms up
     for first in range(0, total, records.count):
         part = replace(records, first=first, count=min(records.count, total - first))
         for run in runs:
+            if not _is_plain(run.system) and run.system.policy is None and first >= beside:
+                continue
             seconds, (texts, counts) = workers.timed(run.system, part)
             run.counts += counts
             run.seconds.append(seconds)
@@ -117,23 +122,25 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk
     words = {id(run): tokenizer.batch_decode(run.texts, skip_special_tokens=True) for run in (*runs, full)}
     plain = {(run.system.name, run.system.precision): run for run in runs if _is_plain(run.system)}
     bases = {name: plain.get(base) for name, base in BASES.items()}
-    rouge = rouge_against(references, tokenizer)
     result = []
     for run in runs:
-        texts, own = words[id(run)], words[id(full)]
+        texts = words[id(run)]
+        number = len(texts)
+        own, right = words[id(full)][:number], references[:number]
         row = {
             "system": str(run.system),
             "group": run.system.group,
             "precision": run.system.precision,
             "promise": run.system.promise,
             "rows": rows,
-            "rougeL": rouge(run.texts)["rougeL"],
-            "bleu": sacrebleu.corpus_bleu(texts, [references]).score,
+            "records": number,
+            "rougeL": rouge_against(right, tokenizer)(run.texts)["rougeL"],
+            "bleu": sacrebleu.corpus_bleu(texts, [right]).score,
             "textual_loss": statistics.mean(map(TEXTUAL["rouge"], texts, own)),
             "risk_loss": statistics.mean(
-                loss("risk", risk, *each) for each in zip(texts, own, references, strict=True)
+                loss("risk", risk, *each) for each in zip(texts, own, right, strict=True)
             ),
-            "same_texts": statistics.mean(map(list.__eq__, run.texts, full.texts)),
+            "same_texts": statistics.mean(map(list.__eq__, run.texts, full.texts[:number])),
             "ms_per_token": 1000 * sum(run.seconds) / sum(run.tokens),
             "tokens_per_second": sum(run.tokens) / sum(run.seconds),
             "policy": None if run.system.policy is None else run.system.policy.to_dict(),
@@ -142,7 +149,7 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk
         }
         for name, base in bases.items():
             if base is not None:
-                low, middle, high = np.quantile(run.speeds / base.speeds, [0.1, 0.5, 0.9])
+                low, middle, high = np.quantile(run.speeds / base.speeds[: len(run.speeds)], [0.1, 0.5, 0.9])
                 row[name] = {"median": middle, "p10": low, "p90": high}
         result.append(row)
     return result
@@ -179,6 +186,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside all systems")
     parser.add_argument("--shortlist", type=int, default=1000)
     parser.add_argument("--records", type=int, default=300)
+    parser.add_argument("--beside", type=int, default=60, help="records for a peer's beams and drafts")
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
     parser.add_argument("--turn", type=int, default=10, help="records a turn, times texts at a time")
     parser.add_argument("--new-tokens", type=int, default=63)
@@ -204,7 +212,7 @@ def main() -> None:
             records = Records(model_path, data, options.prefix, 0, part, rows, options.new_tokens)
             peers, missing = right_peers(workers, peer_systems(rows), records)
             left_out += missing
-            runs = take_turns(workers, [*peers, *members], records, len(available))
+            runs = take_turns(workers, [*peers, *members], records, len(available), options.beside)
             results += described(runs, references, tokenizer, rows, options.risk)
             print(table(results, options.quality), flush=True)
     if options.json is not None:
