@@ -98,9 +98,20 @@ def speed() -> str:
     return f"{speed_table(results['rows'])}\n\n{aims_table(results['aims'])}"
 
 
-def quality_and_speed() -> str:
-    """What `benchmarks/headline.sh` measured, if it has."""
-    return headline_table(load("headline/e2e")["rows"], "rougeL")
+def quality_and_speed(name: str, quality: str) -> Callable[[], str]:
+    """What `benchmarks/headline.sh` measured. name: of the data set."""
+    return lambda: headline_table(load(f"headline/{name}")["rows"], quality)
+
+
+def multi30k() -> str:
+    """The exits of a translation model before and after it learned its own texts."""
+    parts = {name: load(f"multi30k/{name}")["exits"] for name in ("trained", "own", "own_gold")}
+    header = [f"{what}, {name}" for what in ("BLEU", "agreement") for name in parts]
+    rows = [["exit after layer", *header]]
+    for exits in zip(*parts.values(), strict=True):
+        scores = [f"{each['bleu']:.1f}" for each in exits]
+        rows.append([str(exits[0]["layer"]), *scores, *(f"{each['agreement']:.3f}" for each in exits)])
+    return markdown_table(rows)
 
 
 def own_text() -> str:
@@ -145,7 +156,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "e2e": sweep("e2e/sweep"),
     "measures": sweep("confidence_e2e/sweep"),
     "speed": speed,
-    "speed_and_quality": quality_and_speed,
+    "speed_and_quality": quality_and_speed("e2e", "rougeL"),
+    "speed_and_quality_multi30k": quality_and_speed("multi30k", "bleu"),
+    "multi30k": multi30k,
     "own_text": own_text,
     "guarantee": guarantee,
     "confidence_cost": plain(
