@@ -42,7 +42,7 @@ def main() -> int:
     task = ArgumentParser(add_help=False, allow_abbrev=False)
     task.add_argument("--task", choices=DATA, default="summarization")
     known, flags = task.parse_known_args()
-    parser = HfArgumentParser((ModelArguments, DATA[known.task], RankingArguments), parents=[task])
+    parser = HfArgumentParser((ModelArguments, DATA[known.task], RankingArguments))
     try:
         rank(*parser.parse_args_into_dataclasses(flags))
     except UsageError as error:
