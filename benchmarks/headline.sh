@@ -16,7 +16,6 @@ FOLDER=${FOLDER:-save/headline}
 RESULTS=${RESULTS:-benchmarks/results/headline}
 RECORDS=${RECORDS:-300}
 BATCHES=${BATCHES:-1 8 32}
-SHORTLIST=${SHORTLIST:-1000}
 E2E_MODEL=${E2E_MODEL:-save/e2e-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k-own}
 
@@ -25,11 +24,13 @@ settings() {  # data set: its files, flags and calibration
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      samples=200 held_out=115 grid="verify=none,parallel max_draft=16" ;;
+      samples=200 held_out=115 grid="verify=none,parallel max_draft=16" shortlist=${SHORTLIST:-1000}
+      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      samples=500 held_out=500 grid="verify=none,parallel max_draft=16 engine_precision=int8,int4" ;;
+      samples=500 held_out=500 grid="verify=none,parallel exit_min_layer=1,4,7 max_draft=16" shortlist=${SHORTLIST:-2000}
+      thresholds="1 0.98 0.96 0.94 0.92 0.9 0.85 0.8 0.7 0.6" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
 }
@@ -46,14 +47,13 @@ train() {  # data set: its model, last on its own texts
 }
 
 calibrate() {  # data set, consistency, its loss, deltas
-  local output=$FOLDER/$1/$2 precision=()
+  local output=$FOLDER/$1/$2
   [ ! -e "$output/calibration.json" ] || return 0
-  [[ $grid == *engine_precision* ]] || precision=(--engine_precision int8)
   MODEL=$FOLDER/$1/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
     MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
     SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} CONSISTENCY=$2 DELTAS=$4 GRID=$grid \
-    THRESHOLDS="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" bash calibration_run.sh --calibrate_loss "$3" \
-    --shortlist "$SHORTLIST" --shortlist_at_full_depth True "${precision[@]}" --calibrate_test chains \
+    THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$3" \
+    --shortlist "$shortlist" --shortlist_at_full_depth True --engine_precision int8 --calibrate_test chains \
     --use_cpu --report_to none
 }
 
@@ -72,7 +72,7 @@ for set in $SETS; do
     cp "$FOLDER/$set/$consistency/calibration.json" "$RESULTS/$set-$consistency.json"
   done
   timed=("$FOLDER/$set/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json
-    --quality $quality --risk $risk --shortlist "$SHORTLIST")
+    --quality $quality --risk $risk --shortlist "$shortlist")
   # shellcheck disable=SC2086 # a list of words
   [ -e "$FOLDER/$set/headline.json" ] ||
     "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"

@@ -15,8 +15,8 @@ MODEL_SHAPE=${MODEL_SHAPE:-deep-small}
 TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-4000}
 BATCH_SIZE=${BATCH_SIZE:-48}
 LEARNING_RATE=${LEARNING_RATE:-5e-4}  # at 1.5e-3 attention becomes one-hot within 300 steps, and learning stops
-MAX_STEPS=${MAX_STEPS:-2100}
-DECAY_STEPS=${DECAY_STEPS:-800}       # the last ones, in which the rate sinks to nothing
+MAX_STEPS=${MAX_STEPS:-4500}
+DECAY_STEPS=${DECAY_STEPS:-1500}      # the last ones, in which the rate sinks to nothing
 SAVE_STEPS=${SAVE_STEPS:-100}
 OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-300}
 LANGUAGES=(--source_lang de --target_lang en)
@@ -37,8 +37,8 @@ LANGUAGES=(--source_lang de --target_lang en)
 [ -e "$OUTPUT_DIR-own/train_results.json" ] ||
   TASK=translation SOURCE_LANG=de TARGET_LANG=en TRAIN_FILE=$DATA/train.json MODEL=$OUTPUT_DIR \
     MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own DOCUMENTS=${DOCUMENTS:-9600} \
-    MAX_STEPS=$OWN_TEXT_STEPS LEARNING_RATE=2e-4 SAVE_STEPS=50 \
-    bash scripts/own_text.sh --exit_loss_curriculum rotational --exit_propagation 0.5 \
+    MAX_STEPS=$OWN_TEXT_STEPS LEARNING_RATE=${OWN_TEXT_RATE:-1e-4} SAVE_STEPS=50 \
+    bash scripts/own_text.sh --exit_loss_curriculum rotational \
     --train_sampling_strategy group_by_length --use_cpu --disable_tqdm True
 
 for model in "$OUTPUT_DIR" "$OUTPUT_DIR-own"; do
