@@ -105,8 +105,8 @@ def quality_and_speed(name: str, quality: str) -> Callable[[], str]:
 
 def multi30k() -> str:
     """The exits of a translation model before and after it learned its own texts."""
-    names = {"trained": "multi30k", "own": "own", "own, half gold": "own-gold", "own, propagated": "own-propagated"}
-    parts = {shown: load(f"multi30k/{name}")["exits"] for shown, name in names.items()}
+    names = {"multi30k": "trained", "own": "own", "own-gold": "half gold", "own-propagated": "propagated"}
+    parts = {shown: load(f"multi30k/{name}")["exits"] for name, shown in names.items()}
     header = [f"{what}, {name}" for what in ("BLEU", "agreement") for name in parts]
     rows = [["exit after layer", *header]]
     for exits in zip(*parts.values(), strict=True):
