@@ -14,7 +14,6 @@ from early_exit.models.loading import load_model
 from tests.cli.conftest import call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_calibration import cali_flags
-from tests.processes import run_in_two
 from util.files import read_json
 
 FEW = ("--thresholds", "1.0", "0.1")
@@ -129,14 +128,6 @@ def test_another_reference_is_another_attempt(capsys, model, other, tmp_path):
         cali_flags(place, tmp_path / "2", *FEW, *WIDE, "--calibrate_reference", str(place)),
         "with other settings: reference",
     )
-
-
-def test_two_processes_give_the_table_of_one(model, other, tmp_path):
-    more = (*FEW, *WIDE, "--calibrate_reference", str(other))
-    assert call(*cali_flags(model, tmp_path / "one", *more)) == 0
-    run_in_two(*cali_flags(model, tmp_path / "two", *more))
-    one, two = (read_json(tmp_path / name / "loss_table.json.gz")["columns"] for name in ("one", "two"))
-    assert one == two
 
 
 def test_what_is_no_reference_is_refused(capsys, model, other, tmp_path):
