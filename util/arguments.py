@@ -19,7 +19,7 @@ class ModelArguments:
     tokenizer_name: str | None = argument(
         None, "Tokenizer, if not the model's own. A model that starts from nothing trains one otherwise."
     )
-    tokenizer_vocab_size: int = argument(2000, "Pieces of a tokenizer trained here, at most.")
+    tokenizer_vocab_size: int = argument(2000, "The most pieces of a tokenizer that is trained here.")
     dropout_rate: float | None = argument(None, "Dropout in training, if not the model's own.")
     cache_dir: str | None = argument(None, "Where downloads are kept.")
     model_revision: str = argument("main", "Branch, tag or commit of a hub model.")
@@ -43,17 +43,21 @@ class DataArguments:
     text_column: str | None = argument(
         None, "Column of the documents; not needed for the data sets that are known by name."
     )
-    summary_column: str | None = argument(None, "Column of the summaries, likewise.")
+    summary_column: str | None = argument(
+        None, "Column of the summaries; not needed for the data sets that are known by name."
+    )
     source_prefix: str | None = argument(None, "Put before every document, such as 'summarize: '.")
     max_source_length: int = argument(512, "Tokens of a document that are read; the rest is cut off.")
     max_target_length: int = argument(128, "Tokens of a summary in training.")
     val_max_target_length: int | None = argument(
         None, "Tokens of a generated summary at most, the start token included; default --max_target_length."
     )
-    max_train_samples: int | None = argument(None, "Use the first so many training examples.")
-    max_eval_samples: int | None = argument(None, "Use the first so many validation examples.")
+    max_train_samples: int | None = argument(None, "Use only this many training examples, the first ones.")
+    max_eval_samples: int | None = argument(None, "Use only this many validation examples, the first ones.")
     max_predict_samples: int | None = argument(
-        None, "Use the first so many test examples; after a calibration, so many for its check."
+        None,
+        "Use only this many test examples, the first ones; in a calibration, the prompts of "
+        "the held-out check.",
     )
     num_beams: int | None = argument(None, "Beams of transformers' own decoding; exits decode without.")
     preprocessing_num_workers: int | None = argument(None, "Processes that tokenize.")

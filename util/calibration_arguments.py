@@ -44,7 +44,7 @@ class CalibrationArguments:
         metadata={
             "help": f"Test of several thresholds: {', '.join(CHAIN_TESTS)}; fixed_sequence by default. "
             f"With --calibrate_grid: {', '.join(knob_tests())}; by default chains for up to {MAX_CHAINS} "
-            "choices of knobs, pareto for more."
+            "combinations, pareto for more."
         },
     )
     guarantee: str = argument(
@@ -84,7 +84,7 @@ class CalibrationArguments:
     calibrate_grid: list[str] | None = field(
         default=None,
         metadata={
-            "help": "More knobs under one guarantee: exit_conf_type=softmax,MLP "
+            "help": "More parameters to search under one guarantee: exit_conf_type=softmax,MLP "
             "engine_precision=float32,int8 exit_min_layer=1,2 "
             "exit_max_layer=1 top_propagation=none,2000 verify=none,lenient max_draft=4,8 "
             "accept_ratio=0.9,0.5 shortlist=none,1000. Their combinations with --thresholds are searched."

@@ -39,8 +39,8 @@ class ExitArguments(ObjectiveArguments):
     sweep: bool = argument(
         False, "Results go into a table that later calls add to, even those of a single setting."
     )
-    exit_min_layer: int = argument(0, "No exit is tried before so many decoder layers have run.")
-    exit_max_layer: int | None = argument(None, "No exit is tried after more decoder layers than that.")
+    exit_min_layer: int = argument(0, "Exits are tried from this decoder layer on; 0 means 1.")
+    exit_max_layer: int | None = argument(None, "Exits are tried up to this decoder layer.")
     exit_position_temp: float | None = argument(
         None, "τ of the positional decay λ·(0.9 + 0.1·exp(−τ·t/T)); off if not given."
     )
@@ -79,7 +79,10 @@ class ExitArguments(ObjectiveArguments):
     )
     max_draft: list[int] | None = field(
         default=None,
-        metadata={"help": "Drafts that wait at most; default 6, with --verify. Several make a sweep."},
+        metadata={
+            "help": "With --verify: the most drafts that wait for their deeper layers; default 6. Several "
+            "make a sweep."
+        },
     )
     accept_ratio: float | None = argument(
         None, "With --verify lenient: least full-depth probability of a draft, of the largest; default 0.9."
@@ -88,14 +91,20 @@ class ExitArguments(ObjectiveArguments):
         None, "With --verify rollback: least full-depth probability of a draft; default 0.1."
     )
     use_shallow_deep: bool = argument(
-        False, "FREE's way: exits at one shallow layer, checked as asked below."
+        False, "FREE's decoding: exits at one shallow layer, set by the flags below."
     )
-    shallow2deep_conf_type: str | None = argument(None, "Confidence there: softmax or meta, a linear head.")
-    shallow2deep_conf_threshold: float | None = argument(None, "λ there; default 1.")
-    parallel_gen_token: bool = argument(True, "Deeper layers of shallow tokens run together, later.")
-    copy_skipped_hidden_states: bool = argument(False, "Deeper layers get the shallow states, as in CALM.")
+    shallow2deep_conf_type: str | None = argument(
+        None, "FREE's confidence measure: softmax, or meta, a linear head."
+    )
+    shallow2deep_conf_threshold: float | None = argument(None, "FREE's threshold λ; default 1.")
+    parallel_gen_token: bool = argument(
+        True, "FREE: the deeper layers of several shallow tokens run together, later."
+    )
+    copy_skipped_hidden_states: bool = argument(
+        False, "FREE: deeper layers get the shallow states, as in CALM."
+    )
     rollback_conf_threshold: float | None = argument(
-        None, "Replace shallow tokens whose cross-entropy at full depth is above that."
+        None, "FREE: replace shallow tokens whose cross-entropy at full depth is above this."
     )
     use_adapt_threshold: bool = argument(
         False, "λ of --use_shallow_deep follows the texts, see docs/drafts.md; the one given is the first."

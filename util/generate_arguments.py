@@ -35,18 +35,24 @@ class GenerateArguments:
     source_prefix: str | None = argument(
         None, "Put before every text; default what the checkpoint was calibrated or trained with."
     )
-    max_source_length: int | None = argument(None, "Tokens of a text that are read; default likewise.")
-    max_new_tokens: int | None = argument(None, "Tokens to write at most; default likewise.")
+    max_source_length: int | None = argument(
+        None, "Tokens of a text that are read; default what the checkpoint was calibrated or trained with."
+    )
+    max_new_tokens: int | None = argument(
+        None, "The most tokens to write; default what the checkpoint was calibrated or trained with."
+    )
     exit_conf_type: str | None = argument(None, f"Confidence measure: {known_measures()}.")
     exit_conf_threshold: float | None = argument(None, "λ in [0, 1]: leave where confidence > λ.")
-    exit_min_layer: int = argument(0, "No exit is tried before so many decoder layers have run.")
+    exit_min_layer: int = argument(0, "Exits are tried from this decoder layer on; 0 means 1.")
     static_exit_layer: str | None = argument(
         None, "Every token leaves at this layer, 1 to L; or 'last', full depth."
     )
     verify: str | None = argument(
         None, f"Tokens that leave early are drafts: {', '.join(VERIFICATIONS)}. 'exact' keeps the text."
     )
-    max_draft: int | None = argument(None, "Drafts that wait at most; default 6, with --verify.")
+    max_draft: int | None = argument(
+        None, "With --verify: the most drafts that wait for their deeper layers; default 6."
+    )
     engine_precision: str | None = argument(
         None, f"What decoding computes in: {', '.join(PRECISIONS)}; default the certified or the model's own."
     )

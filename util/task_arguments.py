@@ -16,7 +16,7 @@ class TranslationArguments(DataArguments):
     task: ClassVar[Task] = TRANSLATION
 
     source_lang: str | None = argument(None, "Language to translate from, as the data names it: de.")
-    target_lang: str | None = argument(None, "Language to translate into, likewise.")
+    target_lang: str | None = argument(None, "Language to translate into, as the data names it: en.")
 
     def check(self) -> None:
         missing = [name for name in ("source_lang", "target_lang") if not getattr(self, name)]
@@ -42,8 +42,12 @@ class AnswerArguments(DataArguments):
 
     task: ClassVar[Task] = QUESTION_ANSWERING
 
-    question_column: str | None = argument(None, "Column of the questions; found by itself in SQuAD's form.")
-    context_column: str | None = argument(None, "Column of the texts that they are about, likewise.")
+    question_column: str | None = argument(
+        None, "Column of the questions; found without this flag in SQuAD's form."
+    )
+    context_column: str | None = argument(
+        None, "Column of the texts that the questions are about; found without this flag in SQuAD's form."
+    )
     answer_column: str | None = argument(
         None, "Column of the answers: SQuAD's {text, answer_start}, a list of texts, or one text."
     )
