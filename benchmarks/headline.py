@@ -197,6 +197,14 @@ def read_options() -> argparse.Namespace:
     return options
 
 
+def save(options: argparse.Namespace, num_layers: int, left_out: list[dict], rows: list[dict]) -> None:
+    """What is known so far."""
+    environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
+    about = {"environment": environment, "layers": num_layers, "neighbours": options.neighbours}
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.json, {**about, "left_out": left_out, "rows": rows})
+
+
 def main() -> None:
     """Prints the tables; with --json writes them."""
     options = read_options()
@@ -215,19 +223,8 @@ def main() -> None:
             runs = take_turns(workers, [*peers, *members], records, len(available), options.beside)
             results += described(runs, references, tokenizer, rows, options.risk)
             print(table(results, options.quality), flush=True)
-    if options.json is not None:
-        environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            options.json,
-            {
-                "environment": environment,
-                "layers": model.num_exits,
-                "neighbours": options.neighbours,
-                "left_out": left_out,
-                "rows": results,
-            },
-        )
+            if options.json is not None:
+                save(options, model.num_exits, left_out, results)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ for set in $SETS; do
     --quality $quality --risk $risk --shortlist "$shortlist")
   # shellcheck disable=SC2086 # a list of words
   [ -e "$FOLDER/$set/headline.json" ] ||
-    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/headline.json"
+    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/part.json"
+      mv "$FOLDER/$set/part.json" "$FOLDER/$set/headline.json"; }
   [ -e "$FOLDER/$set/busy.json" ] ||
     "$PYTHON" -m benchmarks.headline "${timed[@]}" --records 100 --neighbours 1 --json "$FOLDER/$set/busy.json"
   cp "$FOLDER/$set/headline.json" "$RESULTS/$set.json"
