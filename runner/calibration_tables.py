@@ -14,7 +14,7 @@ from early_exit.calibration import Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
 from early_exit.models.hashes import json_hash
 from trainers.generation import GenerationSettings, GenerationTrainer
-from trainers.loss_table import Column, LossTable, PromptDecoder, Score, as_array, full_texts, loss_table
+from trainers.loss_table import Column, LossTable, Score, as_array, full_texts, loss_table
 from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
@@ -253,7 +253,7 @@ class HeldOutCheck:
         if run.reference is None:
             self._compared = self._full.predictions
         else:
-            self._compared = full_texts(PromptDecoder(run.reference, trainer.args, self._tokens))
+            self._compared = full_texts(run.reference, trainer.args, self._tokens)
             losses = self._losses(self._full)
         self._texts = RunTexts(trainer, self._tokens)
         self._texts.add(DecodingSetting(), written, losses)

@@ -165,8 +165,10 @@ def _of_all_processes(own: Any) -> list[Any]:
     return values
 
 
-def full_texts(decoder: PromptDecoder) -> list[list[int]]:
-    """Tokens that the decoder's model writes at full depth in float32 for all prompts, of all processes."""
+def full_texts(model, arguments, dataset) -> list[list[int]]:
+    """Tokens that a model writes at full depth in float32 for all prompts, of all processes; arguments as of
+    `PromptDecoder`."""
+    decoder = PromptDecoder(model, arguments, dataset)
     texts = decoder.decode(range(len(decoder.indices)), ExitPolicy(), "float32")
     own = {index: text.tokens for index, text in zip(decoder.indices, texts, strict=True)}
     by_prompt = {index: tokens for share in _of_all_processes(own) for index, tokens in share.items()}
@@ -176,7 +178,7 @@ def full_texts(decoder: PromptDecoder) -> list[list[int]]:
 def loss_table(trainer: GenerationTrainer, dataset, score: Score, reference=None) -> LossTable:
     """Of a trainer's model on a dataset. reference: the model whose full-depth texts are compared with; None:
     the trainer's."""
-    full = None if reference is None else full_texts(PromptDecoder(reference, trainer.args, dataset))
+    full = None if reference is None else full_texts(reference, trainer.args, dataset)
     return LossTable(PromptDecoder(trainer.model, trainer.args, dataset), score, full)
 
 

@@ -38,6 +38,11 @@ class ReferenceModel:
     fingerprint: str
 
 
+def against(reference: ReferenceModel | None) -> str:
+    """What follows the name of a loss, in words: nothing for the calibrated model's own texts."""
+    return "" if reference is None else f", against full depth of {reference.name}"
+
+
 @dataclass(frozen=True)
 class CalibrationPlan:
     """What is tested, for which promise, and how.
@@ -75,8 +80,7 @@ class CalibrationPlan:
             else f"ε = {self.epsilon:.3g}, {self.bound}, {self.test}"
         )
         deployed = "" if len(self.deltas) == 1 else f" (to deploy: {self.deploy_delta:g})"
-        against = "" if self.reference is None else f", against full depth of {self.reference.name}"
-        promised = self.promise.words(f"{self.consistency} loss ({self.loss}{against})")
+        promised = self.promise.words(f"{self.consistency} loss ({self.loss}{against(self.reference)})")
         return (
             f"calibrating {self.measure}: {promised}, δ = {deltas}{deployed}, {how}, seed {self.seed}\n"
             f"  thresholds in order: {order}{knobs}"

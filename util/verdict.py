@@ -17,7 +17,7 @@ from early_exit.calibration import (
     test_named,
 )
 from early_exit.models.effective_generation import unlike_greedy
-from util.calibration_plan import ReferenceModel
+from util.calibration_plan import ReferenceModel, against
 from util.dissimilarity import CONSISTENCY
 from util.ledger import Attempt
 from util.pipeline import fingerprint_of
@@ -81,8 +81,8 @@ class Context:
     @property
     def promised(self) -> str:
         """What is kept at most δ, in words."""
-        against = "" if self.reference is None else f", against full depth of {self.reference.name}"
-        loss = f"{self.consistency} loss ({CONSISTENCY[self.consistency][self.loss].label}{against})"
+        label = CONSISTENCY[self.consistency][self.loss].label
+        loss = f"{self.consistency} loss ({label}{against(self.reference)})"
         each = f" in each of the groups {', '.join(self.groups)}" if self.groups else ""
         return self.promise.words(loss) + each
 
