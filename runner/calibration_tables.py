@@ -19,10 +19,10 @@ from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
 from util.files import read_json, write_json
+from util.run_folder import LOSS_TABLE_FILE
 from util.run_texts import RunTexts
 from util.verdict import HeldOut, naive_search
 
-LOSS_TABLE_FILE = "loss_table.json.gz"
 _NAIVE_SHARES = (0.9, 0.95)
 _SEQUENTIAL_FILE = "sequential.json"
 _TIMED = 64  # prompts that rivals are timed on

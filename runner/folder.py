@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from runner.calibration_tables import LOSS_TABLE_FILE
 from util.command_line import Arguments
 from util.ledger import Ledger, may_write
-from util.run_folder import check_free, check_writable, prepare_sweep, prepare_training
+from util.run_folder import LOSS_TABLE_FILE, check_free, check_writable, prepare_sweep, prepare_training
 from util.settings import calibration_settings, run_settings, sweep_settings
 
 

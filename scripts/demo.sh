@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The main job on the embedded corpus: trains a small T5 with a loss at every exit, at last on its own texts, and an
 # exit head on top, evaluates every static exit, softmax exits and those of the head over thresholds, and exact drafts
-# beside them; and ends with a calibration that compares exits and drafts, and its verdict. Some twenty minutes on two
+# beside them; and ends with a calibration that compares exits and drafts, its verdict, and a picture of all settings
+# that it measured, the certified ones ringed. Some twenty minutes on two
 # cores, once the requirements are installed; what an earlier call has finished is reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,10 +33,11 @@ OUTPUT_DIR=$FOLDER/sweep DRAFT_LAYERS=1 MAX_DRAFT="3 6" bash scripts/drafts.sh
 echo
 THRESHOLDS="" EVAL_BATCH_SIZE=16 SAMPLES=${SAMPLES:-300} HELD_OUT=${HELD_OUT:-300} OUTPUT_DIR=$FOLDER/calibration \
   bash calibration_run.sh --save_calibration False
+"$PYTHON" -m util.calibration_plots "$FOLDER/calibration" "$FOLDER/calibration/losses.png"
 echo
 "$PYTHON" -m util.ways_in_words "$FOLDER/sweep/sweep.json"
 echo
 echo "Model, with its tokenizer:  $FOLDER/heads"
 echo "Results of every setting:   $FOLDER/sweep/sweep.json (also .csv, .md)"
-echo "Figure:                     $FOLDER/sweep/sweep.png"
+echo "Figures:                    $FOLDER/sweep/sweep.png, $FOLDER/calibration/losses.png"
 echo "Calibration:                $FOLDER/calibration/calibration.json"

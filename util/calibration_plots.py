@@ -1,12 +1,21 @@
-"""Figures and tables of calibrations, from their calibration.json files alone."""
+"""Figures and tables of calibrations, from their result files alone.
 
+python -m util.calibration_plots save/calibration losses.png
+"""
+
+import argparse
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from early_exit import DecodingSetting
+from early_exit.models.calibration_file import CALIBRATION_FILE
 from util.files import read_json
-from util.results import markdown_table
+from util.results import markdown_table, setting_name
+from util.run_folder import LOSS_TABLE_FILE
 
 Runs = list[dict[str, Any]]
 
@@ -16,7 +25,7 @@ def read_runs(folder: Path | str) -> Runs:
 
     Raises FileNotFoundError where there is none.
     """
-    runs = [read_json(path) for path in sorted(Path(folder).glob("*/calibration.json"))]
+    runs = [read_json(path) for path in sorted(Path(folder).glob(f"*/{CALIBRATION_FILE}"))]
     if not runs:
         raise FileNotFoundError(f"no */calibration.json in {folder}: run scripts/calibration_sweep.sh")
     return runs
@@ -76,6 +85,60 @@ def plot_delta(runs: Runs, value: str, label: str = "measure") -> Figure:
     return figure
 
 
+def is_table_of(table: dict[str, Any] | None, run: dict[str, Any]) -> bool:
+    """Whether a loss table's file is what a calibration.json was made from, and not of an unfinished run
+    after it, or of a version that did not name settings."""
+    named = all("setting" in entry for entry in run["deltas"])
+    return table is not None and named and table["fingerprint"] == run["fingerprint"]
+
+
+def plot_losses(columns: list[dict[str, Any]], run: dict[str, Any]) -> Figure:
+    """Mean loss against layers, of every setting that a calibration measured: a line a way of decoding, over
+    its thresholds; certified settings are ringed, with their promise and speed.
+
+    columns: of a loss table's file; run: its calibration.json.
+    """
+    figure = Figure(figsize=(6.4, 5), layout="constrained")
+    axes = figure.add_subplot()
+    places = {
+        DecodingSetting.from_dict(column["setting"]): (mean(column["layers"]), mean(column["losses"]))
+        for column in columns
+    }
+    ways: dict[str, list[tuple[float, float]]] = {}
+    for setting, place in places.items():
+        ways.setdefault(_way(setting), []).append(place)
+    for number, (name, line) in enumerate(ways.items()):
+        axes.plot(*zip(*sorted(line), strict=True), marker="osvDP^X*"[number % 8], markersize=5, label=name)
+    for entry in run["deltas"]:
+        axes.axhline(entry["delta"], color="0.7", linestyle="--", linewidth=1, zorder=0)
+        place = places.get(DecodingSetting.from_dict(entry["setting"])) if entry["certified"] else None
+        if place is None:
+            continue
+        axes.plot(*place, "o", markersize=13, fillstyle="none", color="tab:red", markeredgewidth=2)
+        speed = "" if entry["speedup"] is None else f"\n{entry['speedup']:.1f} times float32 full depth"
+        axes.annotate(
+            f"certified for δ = {entry['delta']:g}{speed}",
+            place,
+            xytext=(8, 10),
+            textcoords="offset points",
+            fontsize=8,
+            bbox={"color": "white", "alpha": 0.8, "pad": 1},
+            ha="right" if place[0] > run["num_layers"] / 2 else "left",
+        )
+    axes.set_xlabel("mean decoder layers read for a token")
+    axes.set_ylabel(f"mean {run['consistency']} loss ({run['loss']})")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+    return figure
+
+
+def _way(setting: DecodingSetting) -> str:
+    """A setting without its threshold, as tables call it."""
+    name = setting_name(replace(setting.policy, threshold=1.0))
+    return f"{name.replace(' λ=1.0', '')}, {setting.precision}"
+
+
 def _check(entry: dict[str, Any]) -> tuple[float, float, float]:
     """Mean loss with the ends of its interval."""
     held_out = entry["held_out"]
@@ -128,3 +191,19 @@ def naive_table(runs: Runs) -> str:
                 ]
             )
     return markdown_table(rows)
+
+
+def main() -> None:
+    """Draws what a calibration's folder holds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of a calibration")
+    parser.add_argument("picture", type=Path, help="where the picture goes: .png, .svg or .pdf")
+    options = parser.parse_args()
+    run, table = read_json(options.folder / CALIBRATION_FILE), read_json(options.folder / LOSS_TABLE_FILE)
+    if run is None or not is_table_of(table, run):
+        parser.error(f"{options.folder} holds no {CALIBRATION_FILE} with its {LOSS_TABLE_FILE}")
+    plot_losses(table["columns"], run).savefig(options.picture, dpi=160)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,11 +6,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from early_exit.models.calibration_file import CALIBRATION_FILE
-from util.calibration_plots import plot_delta
+from util.calibration_plots import is_table_of, plot_delta, plot_losses
 from util.confidence_plots import can_plot_confidence_time, plot_confidence_time, plot_reliability
 from util.files import read_json
 from util.plots import plot_exit_layers, plot_sweep
-from util.run_folder import SWEEP_FILE
+from util.run_folder import LOSS_TABLE_FILE, SWEEP_FILE
 
 
 def run_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
@@ -28,6 +28,12 @@ def run_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     if "eval_heads" in results:
         yield "Reliability of exit heads", plot_reliability(results["eval_heads"])
     calibration = read_json(folder / CALIBRATION_FILE)
+    table = read_json(folder / LOSS_TABLE_FILE)
+    if calibration is not None and is_table_of(table, calibration):
+        yield (
+            "Loss against layers: what was measured, and what is certified",
+            plot_losses(table["columns"], calibration),
+        )
     if calibration is not None:
         yield "δ against the measured loss", plot_delta([calibration], "dissimilarity")
         yield "δ against the lowest certified threshold", plot_delta([calibration], "threshold")

@@ -14,6 +14,7 @@ from util.errors import UsageError
 from util.files import read_json, write_json
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
+LOSS_TABLE_FILE = "loss_table.json.gz"  # of a calibration
 STATE_FILE = "trainer_state.json"
 CHECKPOINT_FILES = (
     STATE_FILE,

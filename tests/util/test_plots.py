@@ -3,6 +3,9 @@ import sys
 
 import pytest
 
+from early_exit import DecodingSetting, ExitPolicy
+from util.calibration_plots import is_table_of, plot_losses
+from util.calibration_plots import main as draw_calibration
 from util.files import write_json
 from util.plots import plot_sweep
 
@@ -42,3 +45,56 @@ def test_command_line(tmp_path, present, code):
     command = [sys.executable, "-m", "util.plots", tmp_path / "sweep.json", tmp_path / "sweep.png"]
     assert subprocess.run(command, capture_output=True).returncode == code
     assert (tmp_path / "sweep.png").exists() == present
+
+
+def column(losses, layers, verify=None, **policy):
+    setting = DecodingSetting(ExitPolicy(measure="softmax", verify=verify, **policy), "int8")
+    return {"setting": setting.to_dict(), "losses": losses, "layers": layers}
+
+
+@pytest.fixture
+def calibration():
+    """A loss table of two ways of decoding, and a verdict for one of the settings and none for another δ."""
+    columns = [
+        column([0.0, 0.1], [6, 6], threshold=1.0),
+        column([0.1, 0.3], [2, 4], threshold=0.5),
+        column([0.0, 0.2], [2, 3], "parallel", threshold=0.5),
+    ]
+    common = {"speedup": 2.5, "setting": columns[2]["setting"]}
+    deltas = [{"delta": 0.2, "certified": True, **common}, {"delta": 0.02, "certified": False, **common}]
+    run = {"consistency": "textual", "loss": "rouge", "num_layers": 6, "fingerprint": "a", "deltas": deltas}
+    return {"fingerprint": "a", "columns": columns}, run
+
+
+def test_certified_settings_are_ringed_among_all_that_were_measured(calibration):
+    table, run = calibration
+    axes = plot_losses(table["columns"], run).axes[0]
+    lines = {line.get_label(): [list(xy) for xy in line.get_data()] for line in axes.get_lines()}
+    assert lines["softmax, int8"] == [[3, 6], [pytest.approx(0.2), 0.05]]
+    assert lines["softmax parallel ×6, int8"] == [[2.5], [0.1]]
+    (ring,) = [line for line in axes.get_lines() if line.get_fillstyle() == "none"]
+    assert [list(xy) for xy in ring.get_data()] == [[2.5], [0.1]]
+    assert [text.get_text() for text in axes.texts] == ["certified for δ = 0.2\n2.5 times float32 full depth"]
+    levels = [line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert levels == [0.2, 0.02]
+
+
+def test_a_loss_table_of_another_run_is_not_drawn(calibration, tmp_path, monkeypatch):
+    table, run = calibration
+    assert is_table_of(table, run)
+    other = {**table, "fingerprint": "b"}
+    assert not is_table_of(other, run)
+    assert not is_table_of(None, run)
+    older = {**run, "deltas": [{"delta": 0.2, "certified": True}]}
+    assert not is_table_of(table, older)
+    picture = tmp_path / "losses.png"
+    monkeypatch.setattr(sys, "argv", ["calibration_plots", str(tmp_path), str(picture)])
+    write_json(tmp_path / "calibration.json", run)
+    write_json(tmp_path / "loss_table.json.gz", other)
+    with pytest.raises(SystemExit) as refused:
+        draw_calibration()
+    assert refused.value.code == 2
+    assert not picture.exists()
+    write_json(tmp_path / "loss_table.json.gz", table)
+    draw_calibration()
+    assert picture.exists()
