@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from benchmarks.headline_systems import pairs
+from early_exit.models.exit_heads import ExitHeads, backbone_fingerprints
 from early_exit.models.loading import load_model
 from early_exit.models.t5 import EarlyExitT5
 from util.files import whole_folder_contents
@@ -49,7 +50,11 @@ def widened(
     filler = (_FILLER_LOGIT * constant[:, 0]).float().expand(vocabulary - config.vocab_size, -1)
     old = model.state_dict() | {"shared.weight": torch.cat([model.shared.weight, filler])}
     for name, parameter in wide.named_parameters():
-        _widen(parameter, name, old.get(name))
+        if not name.startswith("exit_heads."):
+            _widen(parameter, name, old.get(name))
+    for name, heads in wide.exit_heads.items():
+        _widen_heads(heads, model.exit_heads[name])
+        wide.config.exit_heads[name] |= {"backbone": backbone_fingerprints(wide)}
     wide.generation_config = model.generation_config
     if model.token_ranking is not None:  # filler tokens come last
         wide.config.token_ranking = vocabulary
@@ -75,6 +80,16 @@ def _widen(parameter: Tensor, name: str, old: Tensor | None) -> None:
             doubled /= math.sqrt(2)
         parameter.zero_()
         parameter[: doubled.shape[0], : doubled.shape[1]] = doubled
+
+
+def _widen_heads(wide: ExitHeads, small: ExitHeads) -> None:
+    """Fills exit heads from the small model's. What they read is normed: every feature is there twice."""
+    tensors = wide.state_dict()
+    for name, old in small.state_dict().items():
+        if name.endswith("weight"):
+            rows, columns = (new // size for new, size in zip(tensors[name].shape, old.shape, strict=True))
+            old = (old / columns).repeat(rows, columns)
+        tensors[name].copy_(old)
 
 
 @torch.no_grad()

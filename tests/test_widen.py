@@ -9,7 +9,8 @@ from early_exit import ExitPolicy
 from early_exit.models.t5 import EarlyExitT5
 from tests.tiny import source_batch
 
-POLICIES = [ExitPolicy(static_layer=2)] + [
+HEADS = ("vanilla_classifier", "MLP", "transformer_MLP_64")
+POLICIES = [ExitPolicy(static_layer=2), *(ExitPolicy(measure=name, threshold=0.5) for name in HEADS)] + [
     ExitPolicy(measure="softmax", threshold=threshold, **more)
     for threshold in (0.05, 0.2)
     for more in ({}, {"top_k": 20}, {"screen": True}, {"shortlist": 20})
@@ -28,6 +29,10 @@ def models():
     small.shared.weight.data[:, 0] += 5  # a direction that all states share, as trained ones do
     for block in small.decoder.block:
         block.layer[-1].DenseReluDense.wo.weight.data[0].abs_()
+    for name in HEADS:
+        heads = small.add_exit_heads(name, shared=name == "MLP")
+        heads.agreed += torch.tensor([1, 2, 3])
+        heads.seen += 4
     with torch.no_grad():
         outputs = small(
             **source_batch(16, 9) | {"labels": torch.randint(2, 97, (16, 12))}, output_hidden_states=True
