@@ -211,7 +211,8 @@ def main() -> None:
     model, tokenizer = load_model(str(options.model)), AutoTokenizer.from_pretrained(options.model)
     available = pairs(str(options.data))[: options.records]
     references = [reference for _, reference in available]
-    members = engine_systems(model.num_exits, options.shortlist) + certified_systems(options.calibrations)
+    members = engine_systems(model.num_exits, options.shortlist, model.exit_heads)
+    members += certified_systems(options.calibrations)
     results, left_out = [], []
     with Workers(build_system, options.threads) as workers, neighbours(options.neighbours):
         for rows in options.rows:

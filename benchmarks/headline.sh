@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The headline: what certified early exit gives on the clock, against every peer, on two trained models. For each data
 # set a model whose exits were trained on its own texts (E2E_MODEL with 6 decoder layers, MULTI30K_MODEL with 12;
-# trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent) gets T5-small's width and vocabulary
+# trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent; the deep one with MLP heads, since asking
+# softmax after so many layers costs more than what they decide) gets T5-small's width and vocabulary
 # (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
 # thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
 #   SETS="e2e multi30k" RECORDS=300 BATCHES="1 8 32" bash benchmarks/headline.sh
@@ -24,12 +25,12 @@ settings() {  # data set: its files, flags and calibration
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      samples=200 held_out=115 grid="verify=none,parallel max_draft=16" shortlist=${SHORTLIST:-1000}
+      heads="" samples=200 held_out=115 grid="verify=none,parallel max_draft=16" shortlist=${SHORTLIST:-1000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      samples=500 held_out=500 grid="verify=none,parallel exit_min_layer=1,4,7 max_draft=16" shortlist=${SHORTLIST:-2000}
+      heads=MLP samples=500 held_out=500 grid="verify=none,parallel exit_min_layer=1,4,7 max_draft=16" shortlist=${SHORTLIST:-2000}
       thresholds="1 0.98 0.96 0.94 0.92 0.9 0.85 0.8 0.7 0.6" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
@@ -46,6 +47,17 @@ train() {  # data set: its model, last on its own texts
   esac
 }
 
+heads() {  # the model with exit heads, which learn from its own texts
+  local output=$FOLDER/$1/heads
+  [ -n "$heads" ] || return 0
+  [ -e "$output/eval_results.json" ] ||
+    MODEL=$model OUTPUT_DIR=$output HEADS=$heads TASK=$task TRAIN_FILE=$train VALIDATION_FILE=$calibrate \
+      SOURCE_PREFIX=$prefix SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MAX_SOURCE_LENGTH=128 \
+      MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=16 MAX_TRAIN_SAMPLES=${HEAD_SAMPLES:-4000} MAX_EVAL_SAMPLES=200 \
+      bash scripts/confidence_classifier_training.sh --train_on_own_text True --use_cpu --overwrite_output_dir
+  model=$output
+}
+
 calibrate() {  # data set, consistency, its loss, deltas
   local output=$FOLDER/$1/$2
   [ ! -e "$output/calibration.json" ] || return 0
@@ -60,6 +72,7 @@ calibrate() {  # data set, consistency, its loss, deltas
 for set in $SETS; do
   settings "$set"
   train "$set"
+  heads "$set"
   if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
     "$PYTHON" -m runner.rank_tokens --task $task --model_name_or_path "$model" --train_file "$train" \
       "${languages[@]}" --max_target_length 64 --output_dir "$FOLDER/$set/ranked"

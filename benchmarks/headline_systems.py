@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,8 +77,8 @@ def shallow_deep(layer: int, threshold: float, **drafting) -> ExitPolicy:
     )
 
 
-def engine_systems(num_layers: int, shortlist: int) -> list[System]:
-    """The engine's own, but for what was calibrated. shortlist: of exits that have one."""
+def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -> list[System]:
+    """The engine's own, but for what was calibrated. shortlist: of exits with one; heads: the model's."""
     third = max(1, round(num_layers / 3))
     listed = {"measure": "softmax", "shortlist": shortlist}
     first = {**listed, "threshold": 0.3, "max_layer": max(1, num_layers // 6), "max_draft": 8}
@@ -91,7 +91,10 @@ def engine_systems(num_layers: int, shortlist: int) -> list[System]:
         System("engine", "int8", ExitPolicy(static_layer=third, shortlist=shortlist), "static"),
         System("engine", "int8", ExitPolicy(static_layer=2 * third, shortlist=shortlist), "static"),
         System("engine", "int8", ExitPolicy(measure="softmax", threshold=0.9), "CALM"),
-        System("engine", "int8", ExitPolicy(**listed, threshold=0.9), "CALM"),
+        *(
+            System("engine", "int8", ExitPolicy(**listed | {"measure": name}, threshold=0.9), "CALM")
+            for name in ("softmax", *heads)
+        ),
         System("engine", "int8", shallow_deep(third, 0.9), "FREE"),
         System("engine", "int8", shallow_deep(third, 0.9, shortlist=shortlist), "FREE"),
         System("engine", "float32", ExitPolicy(**first, verify="exact"), "exact drafts"),
