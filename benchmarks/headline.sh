@@ -2,7 +2,7 @@
 # The headline: what certified early exit gives on the clock, against every peer, on two trained models. For each data
 # set a model whose exits were trained on its own texts (E2E_MODEL with 6 decoder layers, MULTI30K_MODEL with 12;
 # trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent; the deep one with MLP heads, since asking
-# softmax after so many layers costs more than what they decide) gets T5-small's width and vocabulary
+# softmax after so many layers costs more than what they decide) gets the width and vocabulary of SHAPE
 # (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
 # thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
 #   SETS="e2e multi30k" RECORDS=300 BATCHES="1 8 32" bash benchmarks/headline.sh
@@ -19,18 +19,19 @@ RECORDS=${RECORDS:-300}
 BATCHES=${BATCHES:-1 8 32}
 E2E_MODEL=${E2E_MODEL:-save/e2e-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k-own}
+SHAPE=${SHAPE:-t5-small}  # whose cost the models get; or t5-base
 
 settings() {  # data set: its files, flags and calibration
   case $1 in
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      heads="" samples=200 held_out=115 grid="verify=none,parallel max_draft=16" shortlist=${SHORTLIST:-1000}
+      heads="" samples=200 held_out=115 grid=${GRID:-verify=none,parallel max_draft=16} shortlist=${SHORTLIST:-1000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      heads=MLP samples=500 held_out=500 grid="verify=none,parallel exit_min_layer=1,4,7 max_draft=16" shortlist=${SHORTLIST:-2000}
+      heads=MLP samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_conf_type=softmax,MLP exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
       thresholds="1 0.98 0.96 0.94 0.92 0.9 0.85 0.8 0.7 0.6" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
@@ -58,41 +59,43 @@ heads() {  # the model with exit heads, which learn from its own texts
   model=$output
 }
 
-calibrate() {  # data set, consistency, its loss, deltas
-  local output=$FOLDER/$1/$2
+calibrate() {  # consistency, its loss, deltas
+  local output=$FOLDER/$name/$1
   [ ! -e "$output/calibration.json" ] || return 0
-  MODEL=$FOLDER/$1/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
+  MODEL=$FOLDER/$name/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
     MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
-    SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} CONSISTENCY=$2 DELTAS=$4 GRID=$grid \
-    THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$3" \
+    SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} CONSISTENCY=$1 DELTAS=$3 GRID=$grid \
+    THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$2" \
     --shortlist "$shortlist" --shortlist_at_full_depth True --engine_precision int8 --calibrate_test chains \
     --use_cpu --report_to none
 }
 
 for set in $SETS; do
   settings "$set"
+  name=$set
+  [ "$SHAPE" = t5-small ] || name=$set-$SHAPE
   train "$set"
   heads "$set"
-  if [ ! -e "$FOLDER/$set/wide/config.json" ]; then
+  if [ ! -e "$FOLDER/$name/wide/config.json" ]; then
     "$PYTHON" -m runner.rank_tokens --task $task --model_name_or_path "$model" --train_file "$train" \
-      "${languages[@]}" --max_target_length 64 --output_dir "$FOLDER/$set/ranked"
-    "$PYTHON" -m benchmarks.widen "$FOLDER/$set/ranked" "$calibrate" "$FOLDER/$set/wide" --prefix "$prefix"
+      "${languages[@]}" --max_target_length 64 --output_dir "$FOLDER/$name/ranked"
+    "$PYTHON" -m benchmarks.widen "$FOLDER/$name/ranked" "$calibrate" "$FOLDER/$name/wide" --prefix "$prefix" --shape "$SHAPE"
   fi
-  calibrate "$set" textual rouge "0.05 0.1"
-  calibrate "$set" risk $risk "0.02 0.05"
+  calibrate textual rouge "0.05 0.1"
+  calibrate risk $risk "0.02 0.05"
   mkdir -p "$RESULTS"
   for consistency in textual risk; do
-    cp "$FOLDER/$set/$consistency/calibration.json" "$RESULTS/$set-$consistency.json"
+    cp "$FOLDER/$name/$consistency/calibration.json" "$RESULTS/$name-$consistency.json"
   done
-  timed=("$FOLDER/$set/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$set"/{textual,risk}/calibration.json
+  timed=("$FOLDER/$name/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$name"/{textual,risk}/calibration.json
     --quality $quality --risk $risk --shortlist "$shortlist")
   # shellcheck disable=SC2086 # a list of words
-  [ -e "$FOLDER/$set/headline.json" ] ||
-    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$set/part.json"
-      mv "$FOLDER/$set/part.json" "$FOLDER/$set/headline.json"; }
-  [ -e "$FOLDER/$set/busy.json" ] ||
-    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records 100 --neighbours 1 --json "$FOLDER/$set/busy.json"
-  cp "$FOLDER/$set/headline.json" "$RESULTS/$set.json"
-  cp "$FOLDER/$set/busy.json" "$RESULTS/$set-busy.json"
+  [ -e "$FOLDER/$name/headline.json" ] ||
+    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$name/part.json"
+      mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"; }
+  [ -e "$FOLDER/$name/busy.json" ] ||
+    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records 100 --neighbours 1 --json "$FOLDER/$name/busy.json"
+  cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
+  cp "$FOLDER/$name/busy.json" "$RESULTS/$name-busy.json"
 done
 "$PYTHON" -m benchmarks.headline_figure "$RESULTS"

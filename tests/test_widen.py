@@ -17,8 +17,8 @@ POLICIES = [ExitPolicy(static_layer=2), *(ExitPolicy(measure=name, threshold=0.5
 ]
 
 
-@pytest.fixture(scope="module")
-def models():
+@pytest.fixture(scope="module", params=[2, 3])
+def models(request):
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=97, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_decoder_layers=4, num_heads=2,
@@ -41,7 +41,7 @@ def models():
             [small.decoder.final_layer_norm(each) for each in outputs.decoder_hidden_states[1:-1]]
         )
     states = small.head_input(states.flatten(0, 1))
-    return small, widened(small, states, d_ff=100, encoder_layers=3, vocabulary=200)
+    return small, widened(small, states, request.param, d_ff=100, encoder_layers=3, vocabulary=200)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
