@@ -1,0 +1,198 @@
+#include "drafts.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "attention.h"
+
+namespace early_exit {
+namespace {
+
+// Of the counts of a row.
+enum Counts { LAYERS, READS, BLOCKS, DRAFTED, ACCEPTED, DROPPED };
+
+}  // namespace
+
+void Drafts::step() {
+  std::vector<int64_t> rows;
+  Front front{rows_.width()};
+  for (int64_t slot = 0; slot < loop_.slots; slot++) {
+    if (!rows_.occupied(slot)) continue;
+    rows.push_back(slot);
+    front.add(slot, loop_.position[slot], loop_.drafts[slot] < loop_.max_draft, rows_.embedding(slot));
+  }
+  std::vector<Left> drafted;
+  take(front, rows, 0, drafted);
+  std::vector<int64_t> last;
+  for (const Left& each : drafted) {
+    count(each.slot, DRAFTED)++;
+    if (rows_.advance(each.slot, each.token, each.layer, each.confidence)) last.push_back(each.slot);
+  }
+  catch_up(last);
+  settle(front);
+}
+
+// Checks the drafts of rows whose last one ends the text.
+void Drafts::catch_up(const std::vector<int64_t>& rows) {
+  if (rows.empty()) return;
+  if (loop_.verify == Verify::PARALLEL) {
+    for (const int64_t slot : rows) {
+      count(slot, ACCEPTED) += loop_.drafts[slot];
+      loop_.drafts[slot] = 0;
+      rows_.end(slot);
+    }
+    return;
+  }
+  int layer = loop_.last_layer;
+  for (const int64_t slot : rows) layer = std::min(layer, (int)stands(slot)[loop_.drafts[slot] - 1]);
+  Front front{rows_.width()};
+  std::vector<Left> drafted;
+  take(front, rows, layer, drafted);
+  settle(front);
+}
+
+// `Drafts._run`: takes items from a layer as deep as they go, and with them the drafts of their rows.
+void Drafts::take(Front& front, std::vector<int64_t> rows, int layer, std::vector<Left>& drafted) {
+  std::vector<float> previous, unasked;
+  while (!rows.empty() && layer < loop_.last_layer) {
+    join(front, rows, layer);
+    const int stop = exits_.next_stop(front, layer);
+    int reached = stop;
+    for (const int64_t slot : rows) {
+      for (int i = 0; i < loop_.drafts[slot]; i++) {
+        if (stands(slot)[i] > layer) reached = std::min(reached, (int)stands(slot)[i]);
+      }
+    }
+    count_layers(front, reached - layer);
+    exits_.through(front, layer, reached, &previous);
+    layer = reached;
+    if (layer == stop && layer < loop_.last_layer) ask(front, previous, rows, layer, drafted, unasked);
+  }
+  exits_.find_tokens(drafted, unasked);
+}
+
+void Drafts::count_layers(const Front& front, int layers) const {
+  for (size_t item = 0; item < front.size(); item++) {
+    count(front.slots[item], LAYERS) += layers;
+    if (item == 0 || front.slots[item] != front.slots[item - 1]) count(front.slots[item], READS) += layers;
+  }
+}
+
+void Drafts::join(Front& front, const std::vector<int64_t>& rows, int layer) const {
+  struct Place {
+    int64_t slot, position;
+    size_t from;  // of the front; its size stands for a draft
+  };
+  std::vector<Place> places;
+  for (size_t item = 0; item < front.size(); item++) places.push_back({front.slots[item], front.positions[item], item});
+  for (const int64_t slot : rows) {
+    const int64_t first = loop_.position[slot] - loop_.drafts[slot];
+    for (int i = 0; i < loop_.drafts[slot]; i++) {
+      if (stands(slot)[i] == layer) places.push_back({slot, first + i, front.size()});
+    }
+  }
+  if (places.size() == front.size()) return;
+  std::sort(places.begin(), places.end(), [](const Place& one, const Place& other) {
+    return one.slot != other.slot ? one.slot < other.slot : one.position < other.position;
+  });
+  Front together{rows_.width()};
+  for (const Place& place : places) {
+    const bool draft = place.from == front.size();
+    const float* state = draft ? rows_.exit_state(place.slot, place.position) : front.state(place.from);
+    together.add(place.slot, place.position, !draft && front.asks[place.from], state);
+  }
+  front = std::move(together);
+}
+
+void Drafts::ask(Front& front, const std::vector<float>& previous, std::vector<int64_t>& rows, int layer,
+                 std::vector<Left>& drafted, std::vector<float>& unasked) {
+  const std::vector<Decision> decisions = exits_.decide(front, layer, previous);
+  std::vector<uint8_t> gone(loop_.slots), stays(front.size(), 1);
+  for (size_t item = 0; item < front.size(); item++) {
+    if (!decisions[item].leaves) continue;
+    gone[front.slots[item]] = 1;
+    exits_.note(drafted, unasked, front, item, layer, decisions[item]);
+  }
+  for (size_t item = 0; item < front.size(); item++) {
+    if (!gone[front.slots[item]]) continue;
+    rows_.leave(front, item);
+    stays[item] = 0;
+  }
+  front.keep(stays);
+  for (const int64_t slot : rows) {
+    if (!gone[slot]) continue;
+    int32_t* own = stands(slot);
+    for (int i = 0; i < loop_.drafts[slot]; i++) own[i] = std::max(own[i], layer);
+    own[loop_.drafts[slot]++] = layer;
+  }
+  rows.erase(std::remove_if(rows.begin(), rows.end(), [&](int64_t slot) { return gone[slot] != 0; }), rows.end());
+}
+
+// Checks drafts whose items have come through all layers, and lets the rows choose from there.
+void Drafts::settle(Front& front) {
+  if (!front.size()) return;
+  std::vector<int64_t> wanted(front.size(), -1);  // the token that was drafted in an item's place
+  for (size_t item = 0; item < front.size(); item++) {
+    const int64_t slot = front.slots[item], first = loop_.position[slot] - loop_.drafts[slot];
+    const int64_t draft = front.positions[item] - first;
+    if (draft < loop_.drafts[slot]) wanted[item] = rows_.text(slot)[loop_.step[slot] - loop_.drafts[slot] + draft];
+  }
+  if (loop_.verify == Verify::PARALLEL) {
+    std::vector<uint8_t> in_flight(front.size());
+    for (size_t item = 0; item < front.size(); item++) in_flight[item] = wanted[item] < 0;
+    for (size_t item = 0; item < front.size(); item++) {
+      if (in_flight[item]) continue;
+      count(front.slots[item], ACCEPTED)++;
+    }
+    front.keep(in_flight);
+    wanted.assign(front.size(), -1);
+    for (const int64_t slot : front.slots) loop_.drafts[slot] = 0;
+  }
+  const std::vector<Top> tops = exits_.full_depth(front.states, loop_.verify == Verify::ROLLBACK, wanted);
+  for (size_t first = 0; first < front.size();) {
+    size_t next = first;
+    while (next < front.size() && front.slots[next] == front.slots[first]) next++;
+    settle_row(front, first, next, tops, wanted);
+    first = next;
+  }
+}
+
+void Drafts::settle_row(const Front& front, size_t first, size_t next, const std::vector<Top>& tops,
+                        const std::vector<int64_t>& wanted) {
+  const int64_t slot = front.slots[first];
+  size_t place = first;
+  while (place < next && wanted[place] >= 0 && stays(tops[place], wanted[place])) place++;
+  count(slot, BLOCKS)++;
+  count(slot, ACCEPTED) += (int64_t)(place - first);
+  loop_.drafts[slot] = 0;
+  if (place == next) return rows_.end(slot);  // all stay, and the last one ends the text
+  const int64_t dropped = loop_.position[slot] - front.positions[place];
+  drop(slot, dropped);
+  loop_.position[slot] -= dropped;
+  loop_.step[slot] -= dropped;
+  for (int layer = 0; layer < loop_.last_layer; layer++) {
+    int64_t& filled = rows_.cache.filled[layer * rows_.cache.slots + slot];
+    filled = std::min(filled, front.positions[place] + 1);
+  }
+  if (rows_.advance(slot, tops[place].token, loop_.last_layer, NAN)) rows_.end(slot);
+}
+
+// Notes which tokens at the end of a text are dropped.
+void Drafts::drop(int64_t slot, int64_t number) {
+  const int64_t room = loop_.max_new_tokens * loop_.max_draft;
+  for (int64_t place = loop_.step[slot] - number; place < loop_.step[slot]; place++) {
+    int32_t* note = loop_.dropped + (slot * room + count(slot, DROPPED)++) * 2;
+    note[0] = (int32_t)place;
+    note[1] = (int32_t)rows_.text(slot)[place];
+  }
+}
+
+bool Drafts::stays(const Top& full, int64_t draft) const {
+  if (loop_.verify == Verify::EXACT) return full.token == draft;
+  const float share = exponential(full.wanted - full.first);
+  if (loop_.verify == Verify::ROLLBACK) return share / full.total >= loop_.limit;
+  return share >= loop_.limit;
+}
+
+}  // namespace early_exit

@@ -1,0 +1,186 @@
+#include "exits.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "attention.h"
+
+namespace early_exit {
+
+int Exits::planned(int64_t slot) const {
+  if (loop_.planned == nullptr) return loop_.last_layer;
+  const int64_t step = std::min(loop_.step[slot], loop_.planned_steps - 1);
+  return (int)loop_.planned[slot * loop_.planned_steps + step];
+}
+
+bool Exits::asks_after(int layer) const {
+  return loop_.measure != Measure::NONE && layer >= std::max(loop_.min_layer, 1) && layer <= loop_.max_layer;
+}
+
+int Exits::next_stop(const Front& front, int layer) const {
+  int stop = loop_.last_layer;
+  bool any = false;
+  for (size_t item = 0; item < front.size(); item++) {
+    any |= front.asks[item] != 0;
+    if (front.asks[item]) stop = std::min(stop, planned(front.slots[item]));
+  }
+  if (!any || loop_.measure == Measure::NONE) return any ? stop : loop_.last_layer;
+  for (int deeper = layer + 1; deeper < loop_.last_layer; deeper++) {
+    if (asks_after(deeper)) return deeper;
+  }
+  return loop_.last_layer;
+}
+
+void Exits::through(Front& front, int first, int last, std::vector<float>* previous) const {
+  const Items items{(int)front.size(), front.slots.data(), front.positions.data()};
+  if (loop_.measure == Measure::SATURATION) {
+    if (!run(rows_.team, rows_.decoder, items, front.states.data(), first, last - 1, rows_.cache, rows_.sources)) {
+      throw ThereAlready();
+    }
+    *previous = front.states;
+    first = last - 1;
+  }
+  if (!run(rows_.team, rows_.decoder, items, front.states.data(), first, last, rows_.cache, rows_.sources)) {
+    throw ThereAlready();
+  }
+}
+
+double Exits::decay(int64_t slot) const {
+  if (loop_.temperature < 0) return 1;
+  return 0.9 + 0.1 * std::exp(-loop_.temperature * (double)loop_.step[slot] / (double)loop_.max_new_tokens);
+}
+
+std::vector<Decision> Exits::decide(const Front& front, int layer, const std::vector<float>& previous) const {
+  std::vector<Decision> decisions(front.size());
+  if (loop_.measure == Measure::NONE) {
+    for (size_t item = 0; item < front.size(); item++) {
+      decisions[item].leaves = front.asks[item] && planned(front.slots[item]) == layer;
+    }
+    return decisions;
+  }
+  std::vector<size_t> asking;
+  for (size_t item = 0; item < front.size(); item++) {
+    if (front.asks[item]) asking.push_back(item);
+  }
+  const std::vector<Top> tops = confidences(front, layer, asking, previous, decisions);
+  for (size_t place = 0; place < asking.size(); place++) {
+    const size_t item = asking[place];
+    const int64_t slot = front.slots[item];
+    Decision& decision = decisions[item];
+    if (decision.confidence != decision.confidence) throw NoNumber();
+    if (!tops.empty()) decision.token = tops[place].token;
+    const double own = decay(slot), relative = decision.confidence / own;
+    decision.leaves = decision.confidence > (float)(loop_.thresholds[slot] * own);
+    if (decision.leaves) {
+      loop_.min_exit[slot] = std::min(loop_.min_exit[slot], relative);
+    } else {
+      loop_.max_stay[slot] = std::max(loop_.max_stay[slot], relative);
+    }
+  }
+  return decisions;
+}
+
+void Exits::similarities(const Front& front, const std::vector<size_t>& asking, const std::vector<float>& previous,
+                         std::vector<Decision>& decisions) const {
+  const int width = rows_.width();
+  for (const size_t item : asking) {
+    const float *state = front.state(item), *before = previous.data() + item * width;
+    const float lengths = std::max(dot(state, state, width) * dot(before, before, width), 1e-16f);
+    const float cosine = dot(state, before, width) / std::sqrt(lengths);
+    decisions[item].confidence = cosine < 0 ? 0 : cosine > 1 ? 1 : cosine;
+  }
+}
+
+// And what the LM head says, where that is asked.
+std::vector<Top> Exits::confidences(const Front& front, int layer, const std::vector<size_t>& asking,
+                                    const std::vector<float>& previous, std::vector<Decision>& decisions) const {
+  if (loop_.measure == Measure::SATURATION) {
+    similarities(front, asking, previous, decisions);
+    return {};
+  }
+  std::vector<float> states;
+  for (const size_t item : asking) {
+    states.insert(states.end(), front.state(item), front.state(item) + rows_.width());
+  }
+  if (loop_.measure == Measure::EXIT_HEAD) {
+    std::vector<float> odds(asking.size());
+    log_odds(rows_.team, loop_.exit_heads[layer - 1], rows_.width(), states.data(), (int)asking.size(), odds.data());
+    for (size_t place = 0; place < asking.size(); place++) {
+      decisions[asking[place]].confidence = 1 / (1 + exponential(-odds[place]));
+    }
+    return {};
+  }
+  adapt(states.data(), (int)asking.size(), layer);
+  const std::vector<Top> tops = early_tops(states, (int)asking.size(), true);
+  for (size_t place = 0; place < asking.size(); place++) {
+    const Top& own = tops[place];
+    decisions[asking[place]].confidence = loop_.measure == Measure::SOFTMAX ? own.response() : 1 / own.total;
+  }
+  return tops;
+}
+
+bool Exits::is_listed(int layer) const {
+  return loop_.shortlist != nullptr && (loop_.shortlist_at_full_depth || layer < (int)rows_.decoder.layers.size());
+}
+
+// Makes of the states of items after a layer what its exit reads.
+void Exits::adapt(float* states, int items, int layer) const {
+  if (loop_.adapters == nullptr || layer >= (int)rows_.decoder.layers.size()) return;
+  const Matrix& adapter = *loop_.adapters[layer - 1];
+  Prepared& inputs = scratch().inputs;
+  prepare(rows_.team, inputs, adapter, states, items);
+  const Product product{&adapter, {states, (size_t)rows_.width(), true}};
+  multiply_all(rows_.team, inputs, &product, 1);
+}
+
+// What exits below full depth choose from.
+std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, bool totals) const {
+  if (loop_.shortlist == nullptr) {
+    return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals);
+  }
+  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, totals);
+  for (Top& each : tops) each.token = loop_.shortlisted[each.token];
+  return tops;
+}
+
+void Exits::note(std::vector<Left>& left, std::vector<float>& unasked, const Front& front, size_t item, int layer,
+                 const Decision& decision) const {
+  left.push_back({front.slots[item], layer, decision.confidence, decision.token});
+  if (decision.token < 0) {
+    unasked.insert(unasked.end(), front.state(item), front.state(item) + rows_.width());
+  }
+}
+
+void Exits::find_tokens(std::vector<Left>& left, std::vector<float>& states) const {
+  std::vector<Left*> early, unasked;
+  for (Left& each : left) {
+    if (each.token < 0) unasked.push_back(&each);
+  }
+  for (size_t first = 0; first < unasked.size();) {
+    size_t next = first;
+    while (next < unasked.size() && unasked[next]->layer == unasked[first]->layer) next++;
+    adapt(states.data() + first * rows_.width(), (int)(next - first), unasked[first]->layer);
+    first = next;
+  }
+  for (Left* each : unasked) {
+    if (is_listed(each->layer)) early.push_back(each);
+  }
+  const size_t rest = unasked.size() - early.size();
+  if (!early.empty()) {
+    const std::vector<Top> tops = early_tops(states, (int)early.size(), false);
+    for (size_t i = 0; i < early.size(); i++) early[i]->token = tops[i].token;
+  }
+  if (rest == 0) return;
+  const float* others = states.data() + early.size() * rows_.width();
+  const std::vector<Top> tops = top(rows_.team, rows_.decoder, rows_.decoder.head, others, (int)rest, false);
+  for (size_t i = 0; i < rest; i++) unasked[early.size() + i]->token = tops[i].token;
+}
+
+std::vector<Top> Exits::full_depth(const std::vector<float>& states, bool totals,
+                                   const std::vector<int64_t>& wanted) const {
+  const int items = (int)wanted.size();
+  if (is_listed(loop_.last_layer)) return early_tops(states, items, false);
+  return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals, wanted.data());
+}
+
+}  // namespace early_exit
