@@ -11,7 +11,6 @@ thresholds that cannot differ. Both run on the same engine and reach the same th
 """
 
 import argparse
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from benchmarks.records import read_records
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import calibrate
 from early_exit.models.loading import load_model
@@ -49,8 +49,7 @@ class Prompts:
     @classmethod
     def read(cls, options) -> "Prompts":
         model, tokenizer = load_model(options.model).eval(), AutoTokenizer.from_pretrained(options.model)
-        lines = options.file.read_text(encoding="utf-8").splitlines()[: options.prompts]
-        examples = [json.loads(line) for line in lines]
+        examples = read_records(options.file, options.prompts)
         documents = [options.prefix + example["document"] for example in examples]
         inputs = [torch.tensor(tokenizer(document)["input_ids"]) for document in documents]
         return cls(model, tokenizer, examples, inputs, options.max_length)

@@ -14,7 +14,6 @@ figure is tokens for each layer that full depth would have taken: 1 is full dept
 """
 
 import argparse
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.records import read_records, source_tokens
 from early_exit import ExitPolicy
 from early_exit.decoding.agreement import exit_agreement
 from early_exit.decoding.engine import Prompt
@@ -153,10 +153,9 @@ def main() -> None:
     """Prints a column for each price of a question; with --json writes them."""
     options = read_options()
     model, tokenizer = load_model(str(options.model)).eval(), AutoTokenizer.from_pretrained(options.model)
-    lines = options.records.read_text(encoding="utf-8").splitlines()[: options.samples]
-    texts = ["summarize: " + json.loads(line)["document"] for line in lines]
-    encoded = tokenizer(texts, truncation=True, max_length=128)["input_ids"]
-    sources = [Source.of(torch.tensor(row)) for row in encoded]
+    documents = [each["document"] for each in read_records(options.records, options.samples)]
+    tokens = source_tokens(documents, tokenizer, longest=128)
+    sources = [Source.of(torch.tensor(row)) for row in tokens]
     records = recorded(model, sources, options.length, options.layer)
     results = {}
     for head in options.head:

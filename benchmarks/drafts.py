@@ -15,7 +15,6 @@ that full depth's.
 
 import argparse
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks.records import read_records, source_tokens
 from early_exit import ExitPolicy
 from early_exit.decoding.results import DecodedRow
 from early_exit.models.loading import load_model
@@ -35,8 +35,6 @@ from early_exit.models.stream import decode_prompts
 from util.files import write_json
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance, setting_name
-
-PREFIX, LONGEST_SOURCE = "summarize: ", 128
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,8 @@ def main() -> None:
     options = read_options()
     torch.set_num_threads(options.threads)
     model, tokenizer = load_model(str(options.model)).eval(), AutoTokenizer.from_pretrained(options.model)
-    lines = options.records.read_text(encoding="utf-8").splitlines()[: options.samples]
-    records = [json.loads(line) for line in lines]
-    texts = [PREFIX + each["document"] for each in records]
-    encoded = tokenizer(texts, truncation=True, max_length=LONGEST_SOURCE)["input_ids"]
+    records = read_records(options.records, options.samples)
+    encoded = source_tokens([each["document"] for each in records], tokenizer, longest=128)
     sources = [Source.of(torch.tensor(tokens)) for tokens in encoded]
     score = rouge_against([each["summary"] for each in records], tokenizer)
     own = policies(options.measure, options.threshold, options.ratios, options.sizes)

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from benchmarks.drawing import panels, save
 
 _SHOWN = ("bound", "test", "knobs", "promise")
 
@@ -13,15 +12,13 @@ _SHOWN = ("bound", "test", "knobs", "promise")
 def draw(rows: list[dict], epsilon: float, path: Path) -> None:
     """Above: violations of every line, with two standard errors; below: layers against n, where a table says
     how many run."""
-    figure, (top, bottom) = pyplot.subplots(2, 1, figsize=(11, 9.5), height_ratios=(1.1, 1))
+    figure, (top, bottom) = panels(1, 2, width=11, height=9.5)
     _violations(top, rows, epsilon)
     _layers(bottom, rows)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    save(figure, path)
 
 
-def _violations(axes, rows: list[dict], epsilon: float) -> None:
+def _violations(axes: Axes, rows: list[dict], epsilon: float) -> None:
     names = list(dict.fromkeys(_name(row) for row in rows))
     for row in rows:
         unpromised = any(word in row["what"] for word in ("naive", "reordered", "full ε", "expectation"))
@@ -41,11 +38,11 @@ def _violations(axes, rows: list[dict], epsilon: float) -> None:
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(-0.001, 1)
     axes.set_ylabel("share of draws that violate")
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(visible=False, axis="x")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
-def _layers(axes, rows: list[dict]) -> None:
+def _layers(axes: Axes, rows: list[dict]) -> None:
     shown = [row for row in rows if row["kind"] in _SHOWN and "layers" in row]
     styles = dict(zip(_SHOWN, ("-", "--", "-.", ":"), strict=True))
     for kind, what, delta in dict.fromkeys((row["kind"], row["what"], row["delta"]) for row in shown):
@@ -59,7 +56,6 @@ def _layers(axes, rows: list[dict]) -> None:
     sizes = sorted({row["n"] for row in shown})
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.minorticks_off()
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 

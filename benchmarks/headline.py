@@ -14,23 +14,25 @@ import argparse
 import statistics
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import sacrebleu
 import torch
 from transformers import AutoTokenizer
 
 from benchmarks.contention import neighbours
 from benchmarks.headline_systems import Records, System, engine_systems, pairs, peer_systems
 from benchmarks.headline_systems import build as build_system
+from benchmarks.peers import fastest_right
 from benchmarks.workers import Workers
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.loading import load_model
+from util.bleu import corpus_bleu
 from util.dissimilarity import QUALITY, TEXTUAL, loss
 from util.files import read_json, write_json
-from util.metrics import rouge_against, scoring_rules
+from util.metrics import rouge_scores, scoring_rules
 from util.results import markdown_table, provenance
 
 REFERENCE = System("engine", "float32", ExitPolicy(), "full depth")
@@ -74,24 +76,24 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
     """Of each peer and precision the fastest setting whose texts are those of full depth, nearly; and what
     was left out. In float32 ties and rounding may change a text in ten, in int8 three."""
     expected = workers.timed(REFERENCE, records)[1][0]
-    best: dict[tuple, tuple[float, System]] = {}
-    left_out = []
+    alike: dict[tuple, list[System]] = {}
     for system in peers:
-        try:
-            workers.timed(system, records)
-            calls = [workers.timed(system, records) for _ in range(2)]
-            seconds, (texts, _) = min(calls, key=lambda call: call[0])
-        except RuntimeError as error:
-            left_out.append({"system": str(system), "reason": str(error).splitlines()[0]})
-            continue
-        same = statistics.mean(one == other for one, other in zip(texts, expected, strict=True))
-        if system.beams == 1 and same < (0.9 if system.precision == "float32" else 0.7):
-            left_out.append({"system": str(system), "reason": f"{same:.0%} of its texts are full depth's"})
-            continue
-        key = (system.name, system.precision, system.beams, system.drafts)
-        if key not in best or seconds < best[key][0]:
-            best[key] = (seconds, system)
-    return [system for _, system in best.values()], left_out
+        alike.setdefault((system.name, system.precision, system.beams, system.drafts), []).append(system)
+    chosen, left_out = [], []
+    for (_, precision, beams, _), tried in alike.items():
+        least = 0 if beams > 1 else 0.9 if precision == "float32" else 0.7
+        check = partial(_check_texts, expected, least)
+        best, missing = fastest_right(workers, tried, (records,), check)
+        chosen += [] if best is None else [best]
+        left_out += missing
+    return chosen, left_out
+
+
+def _check_texts(expected: list[list[int]], least: float, result: tuple[list[list[int]], Counter]) -> None:
+    """Raises ValueError where too few texts are the expected ones."""
+    same = statistics.mean(one == other for one, other in zip(result[0], expected, strict=True))
+    if same < least:
+        raise ValueError(f"{same:.0%} of its texts are full depth's")
 
 
 def take_turns(
@@ -119,7 +121,7 @@ def take_turns(
 def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk: str) -> list[dict]:
     """A row a system, for JSON and tables. risk: the quality whose loss is a risk."""
     full = next(run for run in runs if run.system == REFERENCE)
-    words = {id(run): tokenizer.batch_decode(run.texts, skip_special_tokens=True) for run in (*runs, full)}
+    words = {id(run): tokenizer.batch_decode(run.texts, skip_special_tokens=True) for run in runs}
     plain = {(run.system.name, run.system.precision): run for run in runs if _is_plain(run.system)}
     bases = {name: plain.get(base) for name, base in BASES.items()}
     result = []
@@ -127,6 +129,7 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk
         texts = words[id(run)]
         number = len(texts)
         own, right = words[id(full)][:number], references[:number]
+        each_alone = [[reference] for reference in right]
         row = {
             "system": str(run.system),
             "group": run.system.group,
@@ -134,8 +137,8 @@ def described(runs: list[Run], references: list[str], tokenizer, rows: int, risk
             "promise": run.system.promise,
             "rows": rows,
             "records": number,
-            "rougeL": rouge_against(right, tokenizer)(run.texts)["rougeL"],
-            "bleu": sacrebleu.corpus_bleu(texts, [right]).score,
+            "rougeL": rouge_scores(texts, each_alone)["rougeL"],
+            "bleu": corpus_bleu(texts, each_alone, "en"),
             "textual_loss": statistics.mean(map(TEXTUAL["rouge"], texts, own)),
             "risk_loss": statistics.mean(
                 loss("risk", risk, *each) for each in zip(texts, own, right, strict=True)

@@ -6,12 +6,9 @@ python -m benchmarks.headline_figure benchmarks/results/headline
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 
+from benchmarks.drawing import panels, save
 from util.files import read_json
 
 TITLES = {"e2e": "E2E, 6 decoder layers", "multi30k": "Multi30k de → en, 12 decoder layers"}
@@ -51,7 +48,6 @@ def panel(axes: Axes, title: str, rows: list[dict]) -> None:
                 axes.annotate(text, place, xytext=(7, 7), textcoords="offset points", fontsize=7)
     axes.axvline(1, color="0.8", zorder=0)
     axes.set(title=title, xlabel="tokens per second, times int8 full depth of this engine")
-    axes.grid(alpha=0.25)
 
 
 def main() -> None:
@@ -59,13 +55,12 @@ def main() -> None:
     folder = Path(sys.argv[1])
     found = {name: read_json(folder / f"{name}.json") for name in TITLES}
     found = {name: result for name, result in found.items() if result is not None}
-    figure, all_axes = pyplot.subplots(1, len(found), figsize=(6.5 * len(found), 4.8), squeeze=False)
-    for axes, (name, result) in zip(all_axes[0], found.items(), strict=True):
+    figure, all_axes = panels(len(found), width=6.5 * len(found), height=4.8)
+    for axes, (name, result) in zip(all_axes, found.items(), strict=True):
         panel(axes, TITLES[name], [row for row in result["rows"] if row["rows"] == 1])
-    all_axes[0][0].set_ylabel("mean textual loss: 1 − ROUGE-L to float32 full depth's text")
-    all_axes[0][0].legend(fontsize=8, loc="upper left")
-    figure.tight_layout()
-    figure.savefig(folder / "headline.png", dpi=120)
+    all_axes[0].set_ylabel("mean textual loss: 1 − ROUGE-L to float32 full depth's text")
+    all_axes[0].legend(fontsize=8, loc="upper left")
+    save(figure, folder / "headline.png")
 
 
 if __name__ == "__main__":

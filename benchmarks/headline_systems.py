@@ -1,17 +1,17 @@
 """What `headline.py` compares: systems that write texts for the same records, and how each is run."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
 
 from benchmarks import ctranslate2_peer
 from benchmarks.drafts import PEERS, peer_options
+from benchmarks.records import read_records, source_tokens
+from benchmarks.workers import process_of
 from early_exit import DecodedRow, ExitPolicy
 from early_exit.models.loading import load_model
 from early_exit.models.sources import Source
@@ -59,9 +59,7 @@ class System:
     @property
     def process(self) -> str:
         """Name of the process that it runs in."""
-        if self.name != "ctranslate2":
-            return "torch"
-        return " ".join([self.name, self.precision, *(f"{name}={value}" for name, value in self.settings)])
+        return process_of(self)
 
 
 def shallow_deep(layer: int, threshold: float, **drafting) -> ExitPolicy:
@@ -193,14 +191,14 @@ def without_end(tokens: list[int]) -> list[int]:
 def _inputs(model_path: str, data: str, prefix: str) -> tuple:
     """Model, and source tokens of every record."""
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    documents = [prefix + document for document, _ in pairs(data)]
-    return load_model(model_path).eval(), tokenizer(documents, truncation=True, max_length=256)["input_ids"]
+    documents = [document for document, _ in pairs(data)]
+    return load_model(model_path).eval(), source_tokens(documents, tokenizer, 256, prefix)
 
 
 @cache
 def pairs(data: str) -> list[tuple[str, str]]:
     """Source and reference of each line of a file: document and summary, or German and English."""
-    records = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines()]
+    records = read_records(data)
     if "translation" in records[0]:
         return [(each["translation"]["de"], each["translation"]["en"]) for each in records]
     return [(each["document"], each["summary"]) for each in records]

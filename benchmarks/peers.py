@@ -1,5 +1,9 @@
 """The other systems that decode T5 on a CPU, with the settings that are best here and write right texts."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from benchmarks import ctranslate2_peer, onnx_peer
 from benchmarks.systems import Setting, System, random_model, random_source
 from benchmarks.text_check import LARGEST, lost_logit
@@ -19,24 +23,31 @@ def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[li
                 continue
             settings = ctranslate2_peer.candidates() if name == "ctranslate2" else [()]
             tried = [System(name, precision, settings=each) for each in settings]
-            best, reasons = _fastest_right(workers, tried, setting)
+            check = partial(_check_logits, setting)
+            best, reasons = fastest_right(workers, tried, setting, check)
             left_out += reasons
             if best is not None:
                 chosen.append(best)
     return chosen, left_out
 
 
-def _fastest_right(
-    workers: Workers, tried: list[System], setting: Setting
-) -> tuple[System | None, list[dict]]:
-    """The fastest of those that write right texts, and why others do not count."""
+def fastest_right(
+    workers: Workers, tried: list, setting: tuple, check: Callable[[Any], None]
+) -> tuple[Any | None, list[dict]]:
+    """The fastest of the systems that write right texts, by the faster of two calls; and why others do not
+    count: `system` and `reason`.
+
+    tried: each of them may be slow, wrong or fail; CTranslate2's last resort is for where no other is right.
+    check: of what a system gave; raises ValueError where that is wrong.
+    """
     best, shortest, left_out = None, float("inf"), []
     for system in tried:
         if best is not None and ctranslate2_peer.is_last_resort(system.settings):
             continue
         slower = system
         try:
-            seconds = _seconds_if_right(workers, system, setting)
+            check(workers.timed(system, *setting)[1])
+            seconds = min(workers.timed(system, *setting)[0] for _ in range(2))
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             print(f"  {system}: left out, {reason}", flush=True)
@@ -44,15 +55,13 @@ def _fastest_right(
         else:
             if seconds < shortest:
                 slower, best, shortest = best, system, seconds
-        if slower is not None:
+        if slower is not None and slower.name in NAMES:  # torch's process is for others, too
             workers.end(slower.process)
     return best, left_out
 
 
-def _seconds_if_right(workers: Workers, system: System, setting: Setting) -> float:
-    """Of the faster of two calls. Raises ValueError for wrong texts, RuntimeError where it does not run."""
-    _, result = workers.timed(system, *setting)
+def _check_logits(setting: Setting, result: dict[str, Any]) -> None:
+    """Raises ValueError for texts that are not the random model's."""
     lost = lost_logit(random_model(setting.shape), random_source(setting), result["tokens"])
     if not lost <= LARGEST:
         raise ValueError(f"wrong texts: {lost:.2f} from the model's, at most {LARGEST}")
-    return min(workers.timed(system, *setting)[0] for _ in range(2))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from benchmarks import ctranslate2_peer, onnx_peer
 from benchmarks.bandwidth import measured_bandwidth
+from benchmarks.workers import process_of
 from early_exit import ExitPolicy
 from early_exit.decoding.engine import Prompt
 from early_exit.models.engines import engine_for, precision_of
@@ -51,10 +52,8 @@ class System:
 
     @property
     def process(self) -> str:
-        """Name of the process that it runs in: torch's systems share one, a peer has one a precision."""
-        if self.name not in ("ctranslate2", "onnxruntime"):
-            return "torch"
-        return " ".join([self.name, self.precision, *(f"{name}={value}" for name, value in self.settings)])
+        """Name of the process that it runs in."""
+        return process_of(self)
 
     def __str__(self) -> str:
         depth = "" if self.schedule == "full" else f", {self.schedule}"

@@ -17,6 +17,17 @@ from typing import Any
 
 import torch
 
+_TORCH = "torch"  # the process that torch's systems share
+_PEERS = ("ctranslate2", "onnxruntime")
+
+
+def process_of(system) -> str:
+    """Name of the process that a system runs in: torch's share one; a peer has one for each precision and
+    setting. system: has name, precision and settings."""
+    if system.name not in _PEERS:
+        return _TORCH
+    return " ".join([system.name, system.precision, *(f"{name}={value}" for name, value in system.settings)])
+
 
 class Workers:
     """Call `timed` to time a system; a process starts with its first system.
@@ -79,7 +90,7 @@ def _answer(
 ) -> None:
     os.environ.update(environment)
     # Beside CTranslate2 torch only makes the model: it must not start threads of its own.
-    torch.set_num_threads(threads if process == "torch" else 1)
+    torch.set_num_threads(threads if process == _TORCH else 1)
     calls = {}
     while True:
         try:

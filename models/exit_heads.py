@@ -116,7 +116,8 @@ def packed_head(heads: ExitHeads, norm_floor: Tensor, dtype: torch.dtype, precis
 
 def _packed_layer(head: ExitHead, prior: Tensor, precision: str) -> LayerHead:
     d_model = (head.projections or head.hidden or head.output).in_features
-    norm = math.sqrt(d_model)  # which `early_exit.weights.normed` leaves to the product that follows
+    # `early_exit.kernels.torch_kernels.normed` leaves this factor to the product that follows.
+    norm = math.sqrt(d_model)
     projections = keys_values = hidden = None
     output = head.output.weight.detach().float()[0]
     if head.projections is not None:

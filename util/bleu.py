@@ -21,11 +21,20 @@ def translation_scores(
     texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any
 ) -> dict[str, float]:
     """Corpus BLEU and chrF, in percent. references: of each text one or more, not as many everywhere."""
-    columns = list(zip_longest(*references))  # sacreBLEU wants a list of all first references, and so on
     return {
-        "bleu": _bleu(flags.target_lang).corpus_score(texts, columns).score,
-        "chrf": CHRF().corpus_score(texts, columns).score,
+        "bleu": corpus_bleu(texts, references, flags.target_lang),
+        "chrf": CHRF().corpus_score(texts, _columns(references)).score,
     }
+
+
+def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], language: str) -> float:
+    """In percent. references: as in `translation_scores`; language: a code, for how words are told apart."""
+    return _bleu(language).corpus_score(texts, _columns(references)).score
+
+
+def _columns(references: Sequence[Sequence[str]]) -> list[tuple[str | None, ...]]:
+    """sacreBLEU wants a list of all first references, and so on."""
+    return list(zip_longest(*references))
 
 
 def translation_rules(flags: Any) -> dict[str, str]:

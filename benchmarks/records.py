@@ -1,0 +1,18 @@
+"""Records of a data file, as the benchmarks read them, and their tokens."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+PREFIX = "summarize: "
+
+
+def read_records(path: Path | str, samples: int | None = None) -> list[dict[str, Any]]:
+    """The first `samples` of a file of JSON lines, or all."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines[:samples]]
+
+
+def source_tokens(documents: list[str], tokenizer, longest: int, prefix: str = PREFIX) -> list[list[int]]:
+    """What the model reads of each document, cut to `longest` tokens."""
+    return tokenizer([prefix + each for each in documents], truncation=True, max_length=longest)["input_ids"]
