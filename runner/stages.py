@@ -1,5 +1,6 @@
 """The stages of a run, in order. Nothing is written before all is checked."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import set_seed
@@ -69,7 +70,7 @@ def _calibrate(this: Run) -> None:
     reference = None
     if calibration.calibrate_reference is not None:
         reference, named = load_reference(this)
-        plan = plan.with_reference(named)
+        plan = replace(plan, reference=named)
     key = {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
     key["reference"] = None if plan.reference is None else plan.reference.fingerprint
     with training.main_process_first(desc="preparing the output folder"):
