@@ -48,7 +48,7 @@ def _settled(arguments: Arguments, model, tokenizer) -> dict:
     model_args, data, exits, calibration, training = arguments
     may_grow = training.do_train and not exits.keeps_model
     fit_embeddings(model, tokenizer, may_grow)
-    exits.policies(model.num_exits, model.config.vocab_size)
+    exits.policies.of(model)
     prepare_adapters(model, exits, training)
     check_exit_heads(model, exits, calibration)
     check_shortlists(model, exits, calibration)
@@ -101,7 +101,7 @@ def _train_and_evaluate(this: Run) -> None:
             trained_on = {"train": all_documents(this.texts)}
             save_training_documents(trained_on, this.arguments.model, this.folder)
     if exits.is_sweep:
-        policies = exits.policies(this.model.num_exits, this.model.config.vocab_size)
+        policies = exits.policies.of(this.model)
         sweep(trainer, policies, exits, SweepTable(this.folder, source, trainer.is_world_process_zero()))
     elif training.do_eval:
         report(trainer, "eval", trainer.evaluate(), len(trainer.eval_dataset), source)
@@ -115,6 +115,6 @@ def _trainer(this: Run) -> GenerationTrainer:
     """One that decodes as the flags say; a sweep and a calibration tell it anew for each setting."""
     trainer, exits = make_trainer(this), this.arguments.exits
     if not exits.is_sweep:
-        policy = exits.policies(this.model.num_exits, this.model.config.vocab_size)[0]
+        policy = exits.policies.of(this.model)[0]
         trainer.generation = generation_settings(policy, exits)
     return trainer
