@@ -55,7 +55,7 @@ def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> li
         rows.append(
             {
                 "layer": layer,
-                **translation_scores(texts, references, data),
+                **translation_scores(texts, references, data.target_lang),
                 "loss_to_full_depth": sum(1 - sentence_chrf(*pair) for pair in pairs) / len(pairs),
                 "same_text": sum(text == full for text, full in pairs) / len(pairs),
                 "agreement": share,
@@ -91,7 +91,7 @@ def main() -> None:
     )
     rows = exits_of(options.model, data, options.samples)
     training = read_json(Path(options.model) / "train_results.json")
-    about = {"training": training, **provenance(0, "cpu"), **translation_rules(data)}
+    about = {"training": training, **provenance(0, "cpu"), **translation_rules(data.target_lang)}
     write_json(options.json, {"exits": rows, **about})
     print(table_of(rows))
 

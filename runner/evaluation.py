@@ -1,7 +1,6 @@
 """Evaluation and prediction with exits, and their result files."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -27,8 +26,7 @@ def scores_against(examples: Dataset, run: Run) -> Callable[[EvalPrediction], di
         return None
     several = "references" in examples.column_names
     references = examples["references"] if several else [[text] for text in examples["summary"]]
-    data = run.arguments.data
-    scores = scores_of_tokens(references, run.tokenizer, partial(data.task.scores, flags=data))
+    scores = scores_of_tokens(references, run.tokenizer, run.arguments.data.task.scores)
     return lambda rows: scores(rows.predictions)
 
 

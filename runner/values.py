@@ -31,4 +31,4 @@ class Run:
     def source(self) -> dict[str, Any]:
         """What stands in every result file: what it needs to be repeated, and how texts are scored."""
         data, training = self.arguments.data, self.arguments.training
-        return provenance(training.seed, training.device) | scoring_rules() | data.task.rules(data)
+        return provenance(training.seed, training.device) | scoring_rules() | data.task.rules()

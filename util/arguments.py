@@ -1,7 +1,6 @@
 """Flags: what to load, and what to read. transformers' training arguments come beside them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from early_exit.models.shapes import SHAPES
 from util.flag import argument
@@ -30,8 +29,6 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which documents and summaries, and how much of them."""
-
-    task: ClassVar[Task] = SUMMARIZATION
 
     dataset_name: str | None = argument(
         None, "Hub id, such as abisee/cnn_dailymail, or 'embedded' for the corpus made here."
@@ -65,6 +62,11 @@ class DataArguments:
 
     def check(self) -> None:
         """Raises UsageError for flags of this task alone that are missing or contradict each other."""
+
+    @property
+    def task(self) -> Task:
+        """Which task the data is of."""
+        return SUMMARIZATION
 
     @property
     def columns(self) -> dict[str, str | None]:

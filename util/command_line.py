@@ -78,7 +78,7 @@ def _dependent_defaults(given: dict[str, Any], data: type[DataArguments]) -> dic
         return defaults
     metric = given["metric_for_best_model"]
     if metric is None:
-        metric = data.task.score_names[0] if given["predict_with_generate"] else "loss"
+        metric = data().task.score_names[0] if given["predict_with_generate"] else "loss"
     greater = given["greater_is_better"]
     if greater is None:
         greater = metric.removeprefix("eval_") not in _LOWER_IS_BETTER

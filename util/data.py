@@ -113,7 +113,7 @@ class _Reader:
         example = {"document": task.source.format(*(self._text(row, name, place) for name in self.sources))}
         if self.target is not None:
             try:
-                value = task.target(row.get(self.target), self.data)
+                value = task.target(row.get(self.target))
             except ValueError as error:
                 raise UsageError(f"{self.name}: column {self.target!r}, row {place + 1} {error}") from error
             several = value if isinstance(value, list) and task.several else [value]

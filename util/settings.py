@@ -63,7 +63,7 @@ def sweep_settings(
         "device": device_name(training.device),
         "files": [_content(path) for path in files],
         **scoring_rules(),
-        **data.task.rules(data),
+        **data.task.rules(),
     }
 
 
