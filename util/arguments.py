@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from early_exit.models.shapes import SHAPES
+from util.data import DataSource
 from util.flag import argument
 from util.tasks import SUMMARIZATION, Task
+from util.tokens import Tokenization
 
 
 @dataclass
@@ -77,3 +79,28 @@ class DataArguments:
     def generation_length(self) -> int:
         """Longest generated sequence in tokens, the decoder's start token included."""
         return self.val_max_target_length or self.max_target_length
+
+    def source(self, **hub: str | None) -> DataSource:
+        """Where examples come from. hub: as in `DataSource`."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return DataSource(
+            self.task,
+            self.columns,
+            name=self.dataset_name,
+            configuration=self.dataset_config_name,
+            files={split: file for split, file in files.items() if file is not None},
+            hub=hub,
+            cached=not self.overwrite_cache,
+        )
+
+    @property
+    def tokenization(self) -> Tokenization:
+        """What is made of texts."""
+        return Tokenization(
+            self.source_prefix or "",
+            self.max_source_length,
+            self.max_target_length,
+            self.generation_length,
+            processes=self.preprocessing_num_workers,
+            cached=not self.overwrite_cache,
+        )
