@@ -18,12 +18,12 @@ from benchmarks.own_text import agreement
 from early_exit import ExitPolicy
 from early_exit.models.loading import load_model
 from trainers.loss_table import PromptDecoder
-from util.arguments import ModelArguments
 from util.bleu import sentence_chrf, translation_rules, translation_scores
-from util.data import load_split, tokenize
+from util.data import load_split
 from util.files import read_json, write_json
 from util.results import markdown_table, provenance
 from util.task_arguments import TranslationArguments
+from util.tokens import tokenize
 
 _LONGEST = 64
 
@@ -31,8 +31,8 @@ _LONGEST = 64
 def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> list[dict[str, Any]]:
     """A row an exit layer, from the first to full depth."""
     model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    examples = load_split("validation", data, ModelArguments(), samples)
-    tokens = tokenize(examples, tokenizer, data, _LONGEST)
+    examples = load_split("validation", data.source(), samples)
+    tokens = tokenize(examples, tokenizer, data.tokenization, _LONGEST)
     training = Seq2SeqTrainingArguments(
         "unused",
         use_cpu=True,
@@ -55,7 +55,7 @@ def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> li
         rows.append(
             {
                 "layer": layer,
-                **translation_scores(texts, references, data),
+                **translation_scores(texts, references, data.target_lang),
                 "loss_to_full_depth": sum(1 - sentence_chrf(*pair) for pair in pairs) / len(pairs),
                 "same_text": sum(text == full for text, full in pairs) / len(pairs),
                 "agreement": share,
@@ -91,7 +91,7 @@ def main() -> None:
     )
     rows = exits_of(options.model, data, options.samples)
     training = read_json(Path(options.model) / "train_results.json")
-    about = {"training": training, **provenance(0, "cpu"), **translation_rules(data)}
+    about = {"training": training, **provenance(0, "cpu"), **translation_rules(data.target_lang)}
     write_json(options.json, {"exits": rows, **about})
     print(table_of(rows))
 

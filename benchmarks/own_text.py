@@ -25,12 +25,13 @@ from early_exit.models.head_training import agreement_with_full_depth
 from early_exit.models.loading import load_model
 from early_exit.models.sources import padded_batch
 from trainers.loss_table import LossTable, PromptDecoder, as_array
-from util.arguments import DataArguments, ModelArguments
-from util.data import load_split, tokenize
+from util.arguments import DataArguments
+from util.data import load_split
 from util.dissimilarity import rouge_l
 from util.files import read_json, write_json, write_text
 from util.metrics import rouge_against, scoring_rules
 from util.results import markdown_table, provenance
+from util.tokens import Tokenization, tokenize
 
 DELTAS, EPSILON, SEED = (0.05, 0.1), 0.05, 0
 THRESHOLDS = [percent / 100 for percent in (98, 95, *range(90, 25, -5))]
@@ -74,8 +75,8 @@ class Checkpoint:
     def __init__(self, folder: str, examples):
         self.model, self._examples = load_model(folder).eval(), examples
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        data = DataArguments(source_prefix="summarize: ", max_source_length=128)
-        self.tokens = tokenize(examples, self._tokenizer, data, 64)
+        how = Tokenization("summarize: ", source_length=128, target_length=64, generation_length=64)
+        self.tokens = tokenize(examples, self._tokenizer, how, 64)
         training = Seq2SeqTrainingArguments(
             "unused", use_cpu=True, per_device_eval_batch_size=32, generation_max_length=64, report_to="none"
         )
@@ -138,9 +139,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--samples", type=int)
     options = parser.parse_args()
-    examples = load_split(
-        "validation", DataArguments(validation_file=options.data), ModelArguments(), options.samples
-    )
+    source = DataArguments(validation_file=options.data).source()
+    examples = load_split("validation", source, options.samples)
     start, rows = None, {}
     for variant in options.variants:
         path = options.results / f"{variant}.json"

@@ -38,8 +38,8 @@ def calibrate_exits(
     identity = run.plan.identity() | {"spends": spends}
     identity |= {"fingerprint": run.key["fingerprint"], "references": run.key["prompts"]}
     attempt = ledger.attempt(identity, own.hashes, run.plan.epsilon, spends)
-    run = replace(run, plan=run.plan.with_epsilon(attempt.epsilon))
-    plan = run.plan
+    plan = replace(run.plan, epsilon=attempt.epsilon)
+    run = replace(run, plan=plan)
     context = _context(plan, pipeline, attempt, own, trainer.model.num_exits)
     _print(trainer, str(plan))
     check_run = None if held_out is None else replace(run, prompts=held_out)

@@ -1,23 +1,21 @@
 """Evaluation and prediction with exits, and their result files."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from early_exit import DecodingSetting, ExitPolicy
-from runner.values import Run
-from trainers.generation import GenerationSettings, GenerationTrainer
-from util.data import tokenize
-from util.exit_arguments import ExitArguments
+from early_exit import DecodingSetting
+from runner.values import Evaluation, Run
+from trainers.generation import GenerationTrainer
 from util.files import write_text
 from util.metrics import scores_of_tokens
 from util.report import write_report
 from util.results import SweepTable, heads_table, write_results
 from util.run_folder import finish_sweep
 from util.run_texts import RunTexts
+from util.tokens import tokenize
 
 
 def scores_against(examples: Dataset, run: Run) -> Callable[[EvalPrediction], dict[str, float]] | None:
@@ -27,32 +25,20 @@ def scores_against(examples: Dataset, run: Run) -> Callable[[EvalPrediction], di
         return None
     several = "references" in examples.column_names
     references = examples["references"] if several else [[text] for text in examples["summary"]]
-    data = run.arguments.data
-    scores = scores_of_tokens(references, run.tokenizer, partial(data.task.scores, flags=data))
+    scores = scores_of_tokens(references, run.tokenizer, run.job.data.task.scores)
     return lambda rows: scores(rows.predictions)
 
 
-def generation_settings(policy: ExitPolicy, exit_args: ExitArguments) -> GenerationSettings:
-    """How one policy is decoded: by this project's loop as soon as an exit flag is on."""
-    return GenerationSettings(
-        policy=policy if exit_args.decodes_with_exits else None,
-        precision=exit_args.engine_precision,
-        warm_up=exit_args.deploy_scenario,
-        synchronize=exit_args.use_synchronize,
-        adaptive=exit_args.adaptive,
-    )
-
-
-def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, table: SweepTable) -> None:
-    """Evaluates the policies that the table lacks, and with `retime` those anew whose times were disturbed;
+def sweep(trainer: GenerationTrainer, policies: list, evaluation: Evaluation, table: SweepTable) -> None:
+    """Evaluates the policies that the table lacks, and with `retimes` those anew whose times were disturbed;
     the table is rewritten after each."""
     texts = RunTexts(trainer, trainer.eval_dataset)
     for policy in [policy for policy in policies if policy not in table]:
-        trainer.generation = generation_settings(policy, exit_args)
+        trainer.generation = evaluation.settings(policy)
         table.add(policy, trainer.evaluate())
         texts.add(DecodingSetting(policy, trainer.generation.precision or "float32"), trainer.decoded)
-    for policy in table.disturbed() if exit_args.retime else []:
-        trainer.generation = generation_settings(policy, exit_args)
+    for policy in table.disturbed() if evaluation.retimes else []:
+        trainer.generation = evaluation.settings(policy)
         table.retime(policy, trainer.evaluate())
     if trainer.is_world_process_zero():
         texts.finish()
@@ -63,15 +49,15 @@ def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, 
 
 def predict(trainer: GenerationTrainer, run: Run, source: dict) -> None:
     """Generates for the test examples and writes generated_predictions.txt, one text a line."""
-    examples, data, tokenizer = run.texts["test"], run.arguments.data, run.tokenizer
+    examples, tokenizer, how = run.texts["test"], run.tokenizer, run.job.tokenization
     trainer.compute_metrics = scores_against(examples, run)
-    tokens = tokenize(examples, tokenizer, data, data.generation_length)
+    tokens = tokenize(examples, tokenizer, how, how.generation_length)
     output = trainer.predict(tokens, metric_key_prefix="predict")
     report(trainer, "predict", output.metrics, len(tokens), source)
     if trainer.is_world_process_zero() and trainer.args.predict_with_generate:
         texts = tokenizer.batch_decode(output.predictions, skip_special_tokens=True)
         lines = [" ".join(text.split()) for text in texts]
-        write_text(run.folder / "generated_predictions.txt", "\n".join(lines) + "\n")
+        write_text(run.job.output.folder / "generated_predictions.txt", "\n".join(lines) + "\n")
 
 
 def report(trainer: GenerationTrainer, split: str, metrics: dict, samples: int, source: dict) -> None:

@@ -1,44 +1,49 @@
 """The output folder of a run, and what lies beside it."""
 
+import hashlib
 from pathlib import Path
 
-from util.command_line import Arguments
+from runner.values import Job
 from util.ledger import Ledger, may_write
 from util.run_folder import LOSS_TABLE_FILE, check_free, check_writable, prepare_sweep, prepare_training
-from util.settings import calibration_settings, run_settings, sweep_settings
 
 
-def prepare_folder(arguments: Arguments, resume: Path | bool | None, shared: dict) -> Path | None:
+def prepare_folder(job: Job, resume: Path | bool | None, shared: dict) -> Path | None:
     """Readies the output folder. Returns the checkpoint to resume from, if there is one.
 
     resume: see `util.resume.resumption`. shared: what points of a sweep and columns of a loss table share
-    beside their flags.
+    beside their settings.
     """
-    model, data, exits, calibration, training = arguments
-    folder, overwrite = Path(training.output_dir), exits.overwrite_output_dir
-    check_writable(folder, "--output_dir")
-    if calibration.do_cali:
-        context = calibration_settings(model, data, exits, calibration, training)
-        prepare_sweep(folder, context | shared, overwrite, LOSS_TABLE_FILE)
-    elif exits.is_sweep:
-        prepare_sweep(folder, sweep_settings(model, data, exits, training) | shared, overwrite)
+    output, training = job.output, job.training
+    check_writable(output.folder, "--output_dir")
+    contents = [_content(file) for file in output.files]
+    if job.calibration is not None:
+        context = output.settings | {"files": contents} | shared
+        prepare_sweep(output.folder, context, output.overwrite, LOSS_TABLE_FILE)
+    elif job.evaluation.sweeps:
+        prepare_sweep(output.folder, output.settings | {"files": contents} | shared, output.overwrite)
     elif training.do_train:
-        settings = run_settings(model, data, exits, training)
+        settings = output.settings | {f"contents of {name}": digest for name, digest in contents}
         if resume is False and not training.should_save:
             resume = None  # the main process has made room
-        return prepare_training(folder, settings, overwrite, resume)
-    else:  # an evaluation writes at its end only
-        check_free(folder, overwrite)
+        return prepare_training(output.folder, settings, output.overwrite, resume)
+    else:
+        check_free(output.folder, output.overwrite)
     return None
 
 
-def ledger_of(arguments: Arguments) -> Ledger:
+def _content(path: Path) -> list[str]:
+    """Name and hash of a file: a model trained again, or edited data, start a new sweep."""
+    with path.open("rb") as file:
+        return [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def ledger_of(job: Job) -> Ledger:
     """Beside the checkpoint's folder and the validation data, where these are on this machine, and in the
     output folder if neither can be written. Not in the checkpoint's folder: measuring a model leaves it as it
     is."""
-    model, data = arguments.model, arguments.data
-    names = (model.model_name_or_path, data.validation_file or data.dataset_name)
+    names = (job.model.checkpoint, job.data.files.get("validation", job.data.name))
     places = [Path(name).resolve() for name in names if name is not None and Path(name).exists()]
     parents = [place.parent for place in places]
     writable = any(map(may_write, parents))
-    return Ledger([*parents, *([] if writable else [Path(arguments.training.output_dir)])])
+    return Ledger([*parents, *([] if writable else [job.output.folder])])

@@ -1,30 +1,19 @@
 """`--train_on_own_text`: from documents to the examples that are trained on."""
 
 import random
-from dataclasses import replace
-from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from transformers.utils import logging
 
+from early_exit import DecodingSetting
 from early_exit.models.effective_generation import effective_generation
 from runner.values import Run
 from trainers.own_texts import greedy_options, write_own_texts
-from util.arguments import DataArguments, ModelArguments
-from util.data import load_split, tokenize
-from util.exit_arguments import ExitArguments
 from util.own_text_file import OwnTextFile
 from util.pipeline import pipeline_of
+from util.tokens import tokenize
 
 logger = logging.get_logger(__name__)
-_FILE = "own_texts.jsonl"
-
-
-def load_unlabelled(exits: ExitArguments, data: DataArguments, model_args: ModelArguments) -> Dataset:
-    """The documents of --unlabelled_file. Raises UsageError as `load_split` does."""
-    alone = replace(data, dataset_name=None, train_file=exits.unlabelled_file)
-    examples = load_split("train", alone, model_args, None, needs_summaries=False)
-    return examples.select_columns("document")
 
 
 def all_documents(texts: dict[str, Dataset]) -> Dataset:
@@ -36,27 +25,24 @@ def all_documents(texts: dict[str, Dataset]) -> Dataset:
 def open_own_texts(run: Run) -> OwnTextFile:
     """The file that keeps what the model writes. Raises UsageError where there is one of another model, or of
     other settings; in the output folder --overwrite_output_dir replaces it."""
-    _, data, exits, _, training = run.arguments
+    own, training = run.job.own_texts, run.job.training
     effective = effective_generation(run.model, greedy_options(training))
-    plain = replace(exits, engine_precision=None, lm_head_screen=False)  # whatever evaluation does
-    pipeline = pipeline_of(run.model, run.tokenizer, effective, data, plain, [], [], training.device)
-    path = exits.own_text_file or Path(training.output_dir) / _FILE
-    replaces = exits.own_text_file is None and exits.overwrite_output_dir
-    return OwnTextFile(path, pipeline, writes=training.should_save, replace=replaces)
+    about = (run.job.tokenization, DecodingSetting(), training.device)  # however evaluation decodes
+    pipeline = pipeline_of(run.model, run.tokenizer, effective, *about)
+    return OwnTextFile(own.file, pipeline, writes=training.should_save, replace=own.replaces)
 
 
 def own_text_examples(file: OwnTextFile, run: Run) -> tuple[Dataset, dict[str, int]]:
     """What is trained on, tokenized, and how many texts of each kind there are; writes what `file` lacks.
 
-    One own text for each distinct
-    document, and gold texts beside them as --own_text_gold_share says, repeated where there are too few.
+    One own text for each distinct document, and gold texts beside them as --own_text_gold_share says,
+    repeated where there are too few.
     """
-    _, data, exits, _, training = run.arguments
-    tokenizer = run.tokenizer
+    how, training, tokenizer = run.job.tokenization, run.job.training, run.tokenizer
     distinct = list(dict.fromkeys(all_documents(run.texts)["document"]))
 
     def sources(documents: list[str]) -> Dataset:
-        return tokenize(Dataset.from_dict({"document": documents}), tokenizer, data, data.generation_length)
+        return tokenize(Dataset.from_dict({"document": documents}), tokenizer, how, how.generation_length)
 
     missing = sorted(file.missing(distinct), key=len, reverse=True)  # alike in length where written together
     if missing:
@@ -66,11 +52,11 @@ def own_text_examples(file: OwnTextFile, run: Run) -> tuple[Dataset, dict[str, i
             file.add([missing[number] for number in numbers], tokens, written)
     file.finish()
     examples = sources(distinct).add_column("labels", [file.tokens(document) for document in distinct])
-    share = exits.own_text_gold_share
+    share = run.job.own_texts.gold_share
     wanted = round(len(distinct) * share / (1 - share))
     if wanted:
         places = _draw(len(run.texts["train"]), wanted, training.seed)
-        gold = tokenize(run.texts["train"].select(places), tokenizer, data, data.max_target_length)
+        gold = tokenize(run.texts["train"].select(places), tokenizer, how, how.target_length)
         examples = concatenate_datasets([examples, gold.cast(examples.features)])
     return examples, {"own_texts": len(distinct), "gold_texts": wanted}
 

@@ -15,14 +15,16 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from runner.job_of_flags import data_source, model_source
 from runner.model import load_model_and_tokenizer
 from util.arguments import DataArguments, ModelArguments
-from util.data import load_split, tokenize
+from util.data import load_split
 from util.errors import UsageError
 from util.files import whole_folder_contents
 from util.flag import argument
 from util.run_folder import check_free, check_writable
 from util.task_arguments import AnswerArguments, TranslationArguments
+from util.tokens import tokenize
 
 DATA = {
     "summarization": DataArguments,
@@ -59,9 +61,9 @@ def rank(model_args: ModelArguments, data_args: DataArguments, ranking: RankingA
     check_free(folder, ranking.overwrite_output_dir)
     if model_args.model_name_or_path is None or model_args.model_shape is not None:
         raise UsageError("give the checkpoint as --model_name_or_path, without --model_shape")
-    model, tokenizer = load_model_and_tokenizer(model_args, {})
-    texts = load_split("train", data_args, model_args, data_args.max_train_samples, needs_summaries=True)
-    labels = tokenize(texts, tokenizer, data_args, data_args.max_target_length)["labels"]
+    model, tokenizer = load_model_and_tokenizer(model_source(model_args), {})
+    texts = load_split("train", data_source(data_args, model_args), data_args.max_train_samples)
+    labels = tokenize(texts, tokenizer, data_args.tokenization, data_args.max_target_length)["labels"]
     try:
         model.rank_tokens(labels)
     except ValueError as error:

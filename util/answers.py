@@ -16,9 +16,8 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def answers(cell: Any, flags: Any) -> list[str]:
-    """The right answers of a question, each once; [""] where there is none, which --version_2_with_negative
-    allows.
+def answers(cell: Any, may_lack: bool = False) -> list[str]:
+    """The right answers of a question, each once; [""] where there is none and a question `may_lack` one.
 
     cell: SQuAD's {"text": [...], "answer_start": [...]}, a list of texts, or one text. Raises ValueError
     where it is none of these.
@@ -28,7 +27,7 @@ def answers(cell: Any, flags: Any) -> list[str]:
     if texts is not None and not (isinstance(texts, list) and all(isinstance(each, str) for each in texts)):
         raise ValueError("holds neither texts nor {'text': [texts]}")
     texts = list(dict.fromkeys(text for text in texts or [] if text.strip()))
-    if not texts and not flags.version_2_with_negative:
+    if not texts and not may_lack:
         raise ValueError("holds no answer, which --version_2_with_negative allows")
     return texts or [""]
 
@@ -53,16 +52,18 @@ def answer_f1(text: str, reference: str) -> float:
     return 2 * common / (own.total() + other.total())
 
 
-def answer_scores(texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any) -> dict[str, float]:
-    """Means over questions, in percent, against the best of each question's references; with
-    --version_2_with_negative also of questions with an answer and of those without, where there are such."""
+def answer_scores(
+    texts: Sequence[str], references: Sequence[Sequence[str]], may_lack: bool = False
+) -> dict[str, float]:
+    """Means over questions, in percent, against the best of each question's references; where questions
+    `may_lack` an answer, also of those that have one and of those that have none, where there are such."""
     pairs = list(zip(texts, references, strict=True))
     scores = {
         name: [100 * max(score(text, each) for each in right) for text, right in pairs]
         for name, score in {"exact_match": exact_match, "f1": answer_f1}.items()
     }
     found = {name: sum(each) / len(each) for name, each in scores.items()}
-    if not flags.version_2_with_negative:
+    if not may_lack:
         return found
     answered = [any(map(str.strip, right)) for _, right in pairs]
     for kind, wanted in {"has_answer": True, "no_answer": False}.items():
@@ -72,7 +73,7 @@ def answer_scores(texts: Sequence[str], references: Sequence[Sequence[str]], fla
     return found
 
 
-def answer_rules(flags: Any) -> dict[str, str]:
+def answer_rules() -> dict[str, str]:
     """What exact match and F1 compare, for the results."""
     rules = "lower case without ASCII punctuation and a, an, the; characters of scripts without spaces"
     return {"answer_words": rules}

@@ -1,11 +1,12 @@
 """Flags: what to load, and what to read. transformers' training arguments come beside them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from early_exit.models.shapes import SHAPES
+from util.data import DataSource
 from util.flag import argument
 from util.tasks import SUMMARIZATION, Task
+from util.tokens import Tokenization
 
 
 @dataclass
@@ -30,8 +31,6 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which documents and summaries, and how much of them."""
-
-    task: ClassVar[Task] = SUMMARIZATION
 
     dataset_name: str | None = argument(
         None, "Hub id, such as abisee/cnn_dailymail, or 'embedded' for the corpus made here."
@@ -67,6 +66,11 @@ class DataArguments:
         """Raises UsageError for flags of this task alone that are missing or contradict each other."""
 
     @property
+    def task(self) -> Task:
+        """Which task the data is of."""
+        return SUMMARIZATION
+
+    @property
     def columns(self) -> dict[str, str | None]:
         """Flag → column that it names, of the sources and last of the target."""
         return {"--text_column": self.text_column, "--summary_column": self.summary_column}
@@ -75,3 +79,28 @@ class DataArguments:
     def generation_length(self) -> int:
         """Longest generated sequence in tokens, the decoder's start token included."""
         return self.val_max_target_length or self.max_target_length
+
+    def source(self, **hub: str | None) -> DataSource:
+        """Where examples come from. hub: as in `DataSource`."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return DataSource(
+            self.task,
+            self.columns,
+            name=self.dataset_name,
+            configuration=self.dataset_config_name,
+            files={split: file for split, file in files.items() if file is not None},
+            hub=hub,
+            cached=not self.overwrite_cache,
+        )
+
+    @property
+    def tokenization(self) -> Tokenization:
+        """What is made of texts."""
+        return Tokenization(
+            self.source_prefix or "",
+            self.max_source_length,
+            self.max_target_length,
+            self.generation_length,
+            processes=self.preprocessing_num_workers,
+            cached=not self.overwrite_cache,
+        )

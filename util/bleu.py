@@ -6,7 +6,6 @@ References: BLEU, Papineni et al. 2002; chrF, Popović 2015; both as implemented
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -18,17 +17,18 @@ _SENTENCE_BLEU, _CHRF = BLEU(effective_order=True), CHRF()
 
 
 def translation_scores(
-    texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any
+    texts: Sequence[str], references: Sequence[Sequence[str]], language: str
 ) -> dict[str, float]:
-    """Corpus BLEU and chrF, in percent. references: of each text one or more, not as many everywhere."""
+    """Corpus BLEU and chrF, in percent. references: of each text one or more, not as many everywhere.
+    language: of the texts, a code such as de or zh_CN, for how words are told apart."""
     return {
-        "bleu": corpus_bleu(texts, references, flags.target_lang),
+        "bleu": corpus_bleu(texts, references, language),
         "chrf": CHRF().corpus_score(texts, _columns(references)).score,
     }
 
 
 def corpus_bleu(texts: Sequence[str], references: Sequence[Sequence[str]], language: str) -> float:
-    """In percent. references: as in `translation_scores`; language: a code, for how words are told apart."""
+    """In percent; arguments as of `translation_scores`."""
     return _bleu(language).corpus_score(texts, _columns(references)).score
 
 
@@ -37,9 +37,9 @@ def _columns(references: Sequence[Sequence[str]]) -> list[tuple[str | None, ...]
     return list(zip_longest(*references))
 
 
-def translation_rules(flags: Any) -> dict[str, str]:
+def translation_rules(language: str) -> dict[str, str]:
     """What BLEU and chrF of a run are, as sacreBLEU's signatures say it, but for the number of references."""
-    metrics = {"bleu": _bleu(flags.target_lang), "chrf": CHRF()}
+    metrics = {"bleu": _bleu(language), "chrf": CHRF()}
     for metric in metrics.values():
         metric.corpus_score(["a"], [["a"]])  # a metric has no signature before it was used
     return {f"{name}_rules": str(metric.get_signature()) for name, metric in metrics.items()}

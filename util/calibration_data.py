@@ -2,53 +2,61 @@
 
 import hashlib
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
 
-from util.arguments import DataArguments, ModelArguments
-from util.calibration_arguments import CalibrationArguments
-from util.data import load_split
+from util.data import DataSource, load_split
 from util.errors import UsageError
 from util.files import write_text
 
 _TRAINING_DOCUMENTS = "training_documents.txt"  # beside a checkpoint: a hash a line
 
 
-def calibration_texts(
-    model_args: ModelArguments, data: DataArguments, calibration: CalibrationArguments, seed: int
-) -> dict[str, Dataset]:
-    """`calibration`: --max_calibrate_samples validation examples, drawn with the seed, and `held_out`: up to
-    --max_predict_samples to check with. These come from the test split where the data set has one, from the
-    other validation examples otherwise; missing if there are none.
+@dataclass(frozen=True)
+class Draw:
+    """Which prompts are drawn. calibrate: how many to calibrate with; check: how many to check with at most,
+    None for all. group: the column of their groups, if there is one."""
+
+    calibrate: int
+    check: int | None
+    seed: int
+    group: str | None = None
+
+
+def calibration_texts(draw: Draw, data: DataSource, checkpoint: str | None) -> dict[str, Dataset]:
+    """`calibration`: validation examples, drawn with the seed, and `held_out`: examples to check with. These
+    come from the test split where the data set has one, from the other validation examples otherwise; missing
+    if there are none.
 
     Which validation examples are drawn follows from the seed; the order in which bets read them, and which
     examples check, follow from the documents alone: another seed over the same prompts is no further try.
     Examples with one document are one, with all of their summaries as "references", a list. Raises
-    UsageError where there are too few, and where a document was trained on or stands in both splits.
+    UsageError where there are too few, and where a document stands in both splits or the checkpoint was
+    trained on it.
     """
-    group = calibration.group_column
-    validation = _distinct(load_split("validation", data, model_args, None, group_column=group))
-    wanted = calibration.max_calibrate_samples
+    validation = _distinct(load_split("validation", data, None, group_column=draw.group))
+    wanted = draw.calibrate
     if len(validation) < wanted:
         raise UsageError(
             f"--max_calibrate_samples {wanted}, but the validation data holds {len(validation)} distinct "
             "documents"
         )
     order = list(range(len(validation)))
-    random.Random(seed).shuffle(order)
+    random.Random(draw.seed).shuffle(order)
     chosen = _in_fixed_order(validation.select(order[:wanted]), "calibration")
-    if data.dataset_name is None and data.test_file is None:
+    if data.name is None and "test" not in data.files:
         rest = validation.select(order[wanted:])
     else:
-        rest = _distinct(load_split("test", data, model_args, None, group_column=group))
+        rest = _distinct(load_split("test", data, None, group_column=draw.group))
         both = set(map(_hash, chosen["document"])) & set(map(_hash, rest["document"]))
         if both:
             raise UsageError(f"{len(both)} documents stand in both validation and test data")
     rest = _in_fixed_order(rest, "held out")
-    rest = rest.select(range(min(len(rest), data.max_predict_samples or len(rest))))
+    rest = rest.select(range(min(len(rest), draw.check or len(rest))))
     texts = {"calibration": chosen} | ({"held_out": rest} if len(rest) > 1 else {})
-    _check_unseen(texts, model_args)
+    _check_unseen(texts, checkpoint)
     return texts
 
 
@@ -63,15 +71,15 @@ def _in_fixed_order(examples: Dataset, salt: str) -> Dataset:
     return examples.select(sorted(range(len(keys)), key=keys.__getitem__))
 
 
-def save_training_documents(texts: dict[str, Dataset], model_args: ModelArguments, folder: Path) -> None:
-    """Leaves hashes of the documents trained on, and of those that the model was trained on before, beside
-    the model."""
-    hashes = set(map(_hash, texts["train"]["document"])) | _trained_on(model_args)
+def save_training_documents(examples: Dataset, checkpoint: str | None, folder: Path) -> None:
+    """Leaves hashes of the documents trained on, and of those that the checkpoint was trained on before, if
+    training started from one, beside the model."""
+    hashes = set(document_hashes(examples)) | _trained_on(checkpoint)
     write_text(folder / _TRAINING_DOCUMENTS, "\n".join(sorted(hashes)) + "\n")
 
 
-def _check_unseen(texts: dict[str, Dataset], model_args: ModelArguments) -> None:
-    trained = _trained_on(model_args)
+def _check_unseen(texts: dict[str, Dataset], checkpoint: str | None) -> None:
+    trained = _trained_on(checkpoint)
     for name, examples in texts.items():
         seen = sum(_hash(document) in trained for document in examples["document"])
         if seen:
@@ -81,8 +89,8 @@ def _check_unseen(texts: dict[str, Dataset], model_args: ModelArguments) -> None
             )
 
 
-def _trained_on(model_args: ModelArguments) -> set[str]:
-    path = Path(model_args.model_name_or_path or "") / _TRAINING_DOCUMENTS
+def _trained_on(checkpoint: str | None) -> set[str]:
+    path = Path(checkpoint or "") / _TRAINING_DOCUMENTS
     return set(path.read_text(encoding="ascii").split()) if path.is_file() else set()
 
 

@@ -48,10 +48,9 @@ class CalibrationPlan:
     """What is tested, for which promise, and how.
 
     settings: in the order of columns: thresholds fall, for each choice of knobs, a chain. lengths: of the
-    chains. thresholds: the grid. knobs: as on the command line. deploy_delta: the δ whose setting is left for
-    `generate`. The others are flags of `CalibrationArguments`; seed: of the draw of prompts. reference: the
-    model whose texts are compared with; None: the calibrated one, whose full depth and exact drafts then lose
-    nothing and are not tested.
+    chains. thresholds: the grid. knobs: of the grid, in words. deploy_delta: the δ whose setting is left for
+    `generate`. seed: of the draw of prompts. reference: the model whose texts are compared with; None: the
+    calibrated one, whose full depth and exact drafts then lose nothing and are not tested.
     """
 
     measure: str
@@ -100,14 +99,6 @@ class CalibrationPlan:
         if self.reference is not None:
             values["reference"] = self.reference.fingerprint
         return {**values, "epsilon_asked": self.epsilon, "grid": grid}
-
-    def with_reference(self, reference: ReferenceModel) -> "CalibrationPlan":
-        """The same against another model's texts."""
-        return replace(self, reference=reference)
-
-    def with_epsilon(self, epsilon: float) -> "CalibrationPlan":
-        """The same at another ε."""
-        return replace(self, epsilon=epsilon)
 
     def check_model(self, model) -> None:
         """Raises UsageError for settings that the model cannot have."""

@@ -102,7 +102,7 @@ def _check_exits(data: DataArguments, exits: ExitArguments, training) -> None:
     if exits.decodes_with_exits and not training.predict_with_generate:
         raise UsageError("exit flags take effect in generation: add --predict_with_generate")
     _check_sweep(exits, training)
-    exits.policies(num_layers=None)
+    _ = exits.policies
 
 
 def _check_effects(exits: ExitArguments) -> None:

@@ -8,10 +8,7 @@ from transformers import Seq2SeqTrainer
 
 from early_exit.models.effective_generation import effective_generation, evaluation_options, unlike_greedy
 from early_exit.models.options import OTHER_LOOPS
-from util.arguments import DataArguments, ModelArguments
-from util.calibration_arguments import CalibrationArguments
 from util.errors import UsageError
-from util.exit_arguments import ExitArguments
 
 # What decoding with exits does not do.
 _NOT_WITH_EXITS = {name: f"exits do not serve {what}" for name, what in OTHER_LOOPS.items()} | {
@@ -21,16 +18,12 @@ _NOT_WITH_EXITS = {name: f"exits do not serve {what}" for name, what in OTHER_LO
 }
 
 
-def settle_generation(model, data: DataArguments, training) -> dict[str, Any]:
+def settle_generation(model, training) -> dict[str, Any]:
     """The effective generation config of a run, see `models.effective_generation`.
 
-    Gives `training` the limits of the flags, and the model the config that `--generation_config` names.
-    Raises UsageError where that is none, or no text can come of it.
+    Gives the model the config that `--generation_config` names. Raises UsageError where that is none, or no
+    text can come of it.
     """
-    if training.generation_max_length is None:
-        training.generation_max_length = data.generation_length
-    if training.generation_num_beams is None:
-        training.generation_num_beams = data.num_beams
     try:
         if training.generation_config is not None:
             model.generation_config = Seq2SeqTrainer.load_generation_config(training.generation_config)
@@ -40,32 +33,31 @@ def settle_generation(model, data: DataArguments, training) -> dict[str, Any]:
 
 
 def check_generation(
-    effective: dict[str, Any],
-    model_args: ModelArguments,
-    exits: ExitArguments,
-    calibration: CalibrationArguments,
-    training,
+    effective: dict[str, Any], checkpoint: str | None, training, exits: bool, calibrates: bool
 ) -> None:
-    """Raises UsageError where the run cannot decode as the effective generation config says."""
-    if not training.predict_with_generate and not calibration.do_cali:
+    """Raises UsageError where the run cannot decode as the effective generation config says.
+
+    checkpoint: whose config it is. exits: whether the run decodes with this project's engine; calibrates:
+    what it is for.
+    """
+    if not training.predict_with_generate and not calibrates:
         return
     refused = {"stop_strings": "evaluation knows no stop strings"}
-    if exits.decodes_with_exits:
+    if exits:
         refused |= _NOT_WITH_EXITS
-    if calibration.do_cali:
+    if calibrates:
         refused["max_time"] = "texts that depend on the clock cannot be calibrated"
     for name, value in unlike_greedy(effective).items():
         if name in refused:
-            raise UsageError(f"{name} {value!r} in {_source(model_args, training)}: {refused[name]}")
-    if exits.decodes_with_exits and effective["max_length"] < 2:
+            raise UsageError(f"{name} {value!r} in {_source(checkpoint, training)}: {refused[name]}")
+    if exits and effective["max_length"] < 2:
         raise UsageError(
             f"generation of at most {effective['max_length']} tokens, the start token included, is empty"
         )
 
 
-def _source(model_args: ModelArguments, training) -> str:
+def _source(checkpoint: str | None, training) -> str:
     if training.generation_config is not None:
         return f"--generation_config {training.generation_config}"
-    name = model_args.model_name_or_path
-    file = Path(name or "") / "generation_config.json"
-    return str(file) if name and file.is_file() else f"the generation config of {name}"
+    file = Path(checkpoint or "") / "generation_config.json"
+    return str(file) if checkpoint and file.is_file() else f"the generation config of {checkpoint}"

@@ -64,6 +64,10 @@ def parse_arguments(argv: list[str], data: type[DataArguments] = DataArguments) 
     if training.lr_scheduler_type in _FOLLOWS_A_METRIC:  # transformers takes every metric for a loss
         mode = {"mode": "max" if training.greater_is_better else "min"}
         training.lr_scheduler_kwargs = mode | (training.lr_scheduler_kwargs or {})
+    if training.generation_max_length is None:
+        training.generation_max_length = arguments.data.generation_length
+    if training.generation_num_beams is None:
+        training.generation_num_beams = arguments.data.num_beams
     return arguments
 
 
@@ -78,7 +82,7 @@ def _dependent_defaults(given: dict[str, Any], data: type[DataArguments]) -> dic
         return defaults
     metric = given["metric_for_best_model"]
     if metric is None:
-        metric = data.task.score_names[0] if given["predict_with_generate"] else "loss"
+        metric = data().task.score_names[0] if given["predict_with_generate"] else "loss"
     greater = given["greater_is_better"]
     if greater is None:
         greater = metric.removeprefix("eval_") not in _LOWER_IS_BETTER

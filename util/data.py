@@ -1,6 +1,7 @@
-"""Documents and summaries, of any task: hub data sets, local files, the embedded corpus; and their tokens."""
+"""Documents and summaries, of any task: hub data sets, local files, the embedded corpus."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset, load_dataset_builder
 from transformers.utils import logging
 
-from util.arguments import DataArguments, ModelArguments
 from util.errors import UsageError
+from util.tasks import Task
 from util.text_files import SUFFIXES, read_rows, shortened
 
 logger = logging.get_logger(__name__)
@@ -30,10 +31,28 @@ _HUB_IDS = {
 _KINDS = {list: "a list", dict: "a dictionary"}
 
 
+@dataclass(frozen=True)
+class DataSource:
+    """Where examples come from, and what is made of their rows.
+
+    task: of which they are examples. columns: flag → the column that it names, None where it is found without
+    it; of the sources, and last of the target. name: a hub id, a folder, or "embedded" for the corpus made
+    here; None for the files. configuration: of a hub data set. files: split → file. hub: "cache_dir" and
+    "token", as `load_dataset` takes them. cached: whether a hub's examples that were made before will do.
+    """
+
+    task: Task
+    columns: Mapping[str, str | None]
+    name: str | None = None
+    configuration: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    hub: Mapping[str, str | None] = field(default_factory=dict)
+    cached: bool = True
+
+
 def load_split(
     split: str,
-    data: DataArguments,
-    model: ModelArguments,
+    data: DataSource,
     limit: int | None,
     needs_summaries: bool = True,
     group_column: str | None = None,
@@ -48,22 +67,21 @@ def load_split(
     Raises UsageError for a file that is missing, empty or unreadable, for missing columns, for a split
     without examples, and for a value that is a list, a dictionary or bytes.
     """
-    if data.dataset_name == "embedded":
+    if data.name == "embedded":
         rows = data.task.embedded(split)
         source = _Source("the embedded corpus", list(rows[0]), rows)
-    elif data.dataset_name is not None:
-        source = _data_set(split, data, model)
+    elif data.name is not None:
+        source = _data_set(split, data)
     else:
-        name = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}[split]
-        source = _Source(name, *read_rows(name))
+        source = _Source(data.files[split], *read_rows(data.files[split]))
     if len(source.rows) == 0:
         raise UsageError(f"{source.name} holds no examples for {split}")
     source = _unfolded(source, data.task.nested)
-    reader = _Reader(source.name, data, *_columns(source, data, needs_summaries), group_column)
+    reader = _Reader(source.name, data.task, *_columns(source, data, needs_summaries), group_column)
     if group_column is not None and group_column not in source.columns:
         known = ", ".join(source.columns)
         raise UsageError(f"--group_column {group_column!r}: {source.name} has the columns {known}")
-    examples = _texts(source.rows, reader, limit, cached=not data.overwrite_cache)
+    examples = _texts(source.rows, reader, limit, cached=data.cached)
     if not needs_summaries and reader.target is not None and not any(examples["summary"]):
         examples, reader = examples.remove_columns("summary"), replace(reader, target=None)
     _warn_of_empty(examples, reader)
@@ -102,18 +120,18 @@ class _Reader:
     """From a row's cells to an example. sources, target, group: columns; no target, no summary."""
 
     name: str
-    data: DataArguments
+    task: Task
     sources: tuple[str, ...]
     target: str | None
     group: str | None = None
 
     def __call__(self, row: dict[str, Any], place: int) -> dict[str, Any]:
         """place: of the row, from 0. Raises UsageError for cells that hold no text."""
-        task = self.data.task
+        task = self.task
         example = {"document": task.source.format(*(self._text(row, name, place) for name in self.sources))}
         if self.target is not None:
             try:
-                value = task.target(row.get(self.target), self.data)
+                value = task.target(row.get(self.target))
             except ValueError as error:
                 raise UsageError(f"{self.name}: column {self.target!r}, row {place + 1} {error}") from error
             several = value if isinstance(value, list) and task.several else [value]
@@ -132,7 +150,7 @@ class _Reader:
     def features(self) -> Features:
         """Of examples."""
         names = ["document", *(["summary"] if self.target else []), *(["group"] if self.group else [])]
-        several = {"references": List(Value("string"))} if self.target and self.data.task.several else {}
+        several = {"references": List(Value("string"))} if self.target and self.task.several else {}
         return Features({name: Value("string") for name in names} | several)
 
 
@@ -183,49 +201,23 @@ def _warn_of_empty(examples: Dataset, reader: _Reader) -> None:
         logger.warning(f"{reader.name}: empty texts among {len(examples)} examples: {', '.join(counts)}")
 
 
-def tokenize(examples: Dataset, tokenizer, data: DataArguments, max_target_length: int) -> Dataset:
-    """`input_ids`, `attention_mask` and, of examples with summaries, `labels`, cut to the limits."""
-    prefix = data.source_prefix or ""
-
-    def encode(batch: dict) -> dict:
-        inputs = tokenizer(
-            [prefix + document for document in batch["document"]],
-            max_length=data.max_source_length,
-            truncation=True,
-        )
-        if "summary" not in batch:
-            return dict(inputs)
-        targets = tokenizer(text_target=batch["summary"], max_length=max_target_length, truncation=True)
-        return {**inputs, "labels": targets["input_ids"]}
-
-    return examples.map(
-        encode,
-        batched=True,
-        num_proc=data.preprocessing_num_workers,
-        remove_columns=examples.column_names,
-        load_from_cache_file=not data.overwrite_cache,
-        desc="Tokenizing",
-    )
-
-
-def _data_set(split: str, data: DataArguments, model: ModelArguments) -> _Source:
+def _data_set(split: str, data: DataSource) -> _Source:
     """Of a hub, or of a folder. A folder's files may have been edited since they were read the last time,
     whatever their dates say: nothing of theirs is cached."""
-    name = _HUB_IDS.get(data.dataset_name, data.dataset_name)
-    options = {"cache_dir": model.cache_dir, "token": model.token}
+    name, options = _HUB_IDS.get(data.name, data.name), dict(data.hub)
     try:
         if Path(name).is_dir():
-            builder = load_dataset_builder(name, data.dataset_config_name, **options)
+            builder = load_dataset_builder(name, data.configuration, **options)
             files = (builder.config.data_files or {}).get(split, [])
             if files and all(Path(file).suffix in SUFFIXES for file in files):
-                return _together(data.dataset_name, [read_rows(file) for file in files])
+                return _together(data.name, [read_rows(file) for file in files])
             options |= {"download_mode": DownloadMode.FORCE_REDOWNLOAD, "keep_in_memory": True}
-        examples = load_dataset(name, data.dataset_config_name, split=split, **options)
+        examples = load_dataset(name, data.configuration, split=split, **options)
     except UsageError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # not found, not reachable, no such split
         raise UsageError(f"cannot load split {split!r} of data set {name!r}: {_first_line(error)}") from error
-    return _Source(data.dataset_name, examples.column_names, examples)
+    return _Source(data.name, examples.column_names, examples)
 
 
 def _together(name: str, parts: list[tuple[list[str], list[dict[str, Any]]]]) -> _Source:
@@ -233,7 +225,7 @@ def _together(name: str, parts: list[tuple[list[str], list[dict[str, Any]]]]) ->
     return _Source(name, list(columns), [row for _, rows in parts for row in rows])
 
 
-def _columns(source: _Source, data: DataArguments, needs_target: bool) -> tuple[tuple[str, ...], str | None]:
+def _columns(source: _Source, data: DataSource, needs_target: bool) -> tuple[tuple[str, ...], str | None]:
     """Columns of the sources and of the target: as told, as known for the data set, or the first known ones
     that are present. Where no target is needed, known sources will do, and a missing target is None."""
     known, present = data.task.columns.get(Path(source.name).name), source.columns

@@ -10,6 +10,7 @@ from early_exit.head_losses import HEAD_LOSSES
 from early_exit.policy import VERIFICATIONS
 from util.errors import UsageError
 from util.flag import argument, make_lists
+from util.policies import Policies
 from util.training_arguments import ObjectiveArguments
 
 
@@ -200,31 +201,24 @@ class ExitArguments(ObjectiveArguments):
             result.append(None if text == "none" else int(text))
         return list(dict.fromkeys(result))
 
-    def policies(self, num_layers: int | None, vocabulary: int | None = None) -> list[ExitPolicy]:
-        """The exit policies to evaluate, for a model of L layers and so many tokens; one but for a sweep.
-
-        With None, before the model is known, values are checked as far as they can be.
-
-        Raises UsageError for values outside their ranges.
-        """
+    @property
+    def policies(self) -> Policies:
+        """The exit policies to evaluate; one but for a sweep. Raises UsageError for values out of range."""
+        layers = None
         try:
             if self.static_exit_layer is not None:
-                policies = self._static_policies(num_layers)
+                layers = self.static_exit_layer[0] if self.static_exit_layer in (["all"], ["last"]) else None
+                listed = self._static_policies([1] if layers else self._static_layers())
             elif self.use_early_exit:
-                policies = self._confidence_policies()
+                listed = self._confidence_policies()
             else:
-                policies = [ExitPolicy(screen=self.lm_head_screen)]
-            for policy in policies:
-                if num_layers is not None:
-                    policy.last_layer(num_layers)
-                if vocabulary is not None:
-                    policy.check_vocabulary(vocabulary)
+                listed = [ExitPolicy(screen=self.lm_head_screen)]
         except ValueError as error:
             raise UsageError(str(error)) from error
-        return policies
+        return Policies(listed, layers)
 
-    def _static_policies(self, num_layers: int | None) -> list[ExitPolicy]:
-        choices = product(self._static_layers(num_layers), self.shortlists, self._drafting)
+    def _static_policies(self, layers: list[int]) -> list[ExitPolicy]:
+        choices = product(layers, self.shortlists, self._drafting)
         return [
             ExitPolicy(static_layer=layer, screen=self.lm_head_screen, **self.listed(shortlist), **drafting)
             for layer, shortlist, drafting in choices
@@ -263,11 +257,7 @@ class ExitArguments(ObjectiveArguments):
         numbers = [{"max_draft": number} for number in dict.fromkeys(self.max_draft or [])]
         return [{"verify": self.verify, **fields, **number} for number in numbers or [{}]]
 
-    def _static_layers(self, num_layers: int | None) -> list[int]:
-        if self.static_exit_layer == ["all"]:
-            return list(range(1, (num_layers or 1) + 1))
-        if self.static_exit_layer == ["last"]:
-            return [num_layers or 1]
+    def _static_layers(self) -> list[int]:
         layers = []
         for text in self.static_exit_layer:
             if not text.lstrip("-").isdigit():

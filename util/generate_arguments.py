@@ -92,7 +92,7 @@ class GenerateArguments:
             verify=self.verify,
             max_draft=self.max_draft,
         )
-        (policy,) = flags.policies(model.num_exits, model.config.vocab_size)
+        (policy,) = flags.policies.of(model)
         return policy
 
     @property

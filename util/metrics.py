@@ -7,7 +7,6 @@ References: ROUGE, Lin 2004, as implemented by the rouge-score package.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import datasets
 import evaluate
@@ -76,9 +75,7 @@ class Rouge(evaluate.Metric):
         }
 
 
-def rouge_scores(
-    texts: Sequence[str], references: Sequence[Sequence[str]], flags: Any = None
-) -> dict[str, float]:
+def rouge_scores(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """ROUGE against the first reference of each text, in percent, and how many texts have no words."""
     first = [right[0] for right in references]
     return Rouge(keep_in_memory=True).compute(predictions=list(texts), references=first) | {

@@ -1,19 +1,16 @@
 """Flags of the data of tasks other than summarization."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from util.arguments import DataArguments
 from util.errors import UsageError
 from util.flag import argument
-from util.tasks import QUESTION_ANSWERING, TRANSLATION, Task
+from util.tasks import Task, question_answering, translation
 
 
 @dataclass
 class TranslationArguments(DataArguments):
     """Which pairs of texts: rows `{"translation": {"de": …, "en": …}}`, or a column a language."""
-
-    task: ClassVar[Task] = TRANSLATION
 
     source_lang: str | None = argument(None, "Language to translate from, as the data names it: de.")
     target_lang: str | None = argument(None, "Language to translate into, as the data names it: en.")
@@ -24,6 +21,10 @@ class TranslationArguments(DataArguments):
             raise UsageError(f"--{missing[0]} is missing: a language as the data names it, such as de")
         if self.source_lang == self.target_lang:
             raise UsageError(f"--source_lang and --target_lang are both {self.source_lang!r}")
+
+    @property
+    def task(self) -> Task:
+        return translation(self.target_lang)
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -39,8 +40,6 @@ class TranslationArguments(DataArguments):
 @dataclass
 class AnswerArguments(DataArguments):
     """Which questions, in SQuAD's form: what is asked, the text that knows it, and the right answers."""
-
-    task: ClassVar[Task] = QUESTION_ANSWERING
 
     question_column: str | None = argument(
         None, "Column of the questions; found without this flag in SQuAD's form."
@@ -59,6 +58,10 @@ class AnswerArguments(DataArguments):
         for flag in ("text_column", "summary_column"):
             if getattr(self, flag) is not None:
                 raise UsageError(f"--{flag} has no effect here: give {', '.join(self.columns)}")
+
+    @property
+    def task(self) -> Task:
+        return question_answering(self.version_2_with_negative)
 
     @property
     def columns(self) -> dict[str, str | None]:

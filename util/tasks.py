@@ -7,6 +7,7 @@ References: Raffel et al. 2020, *Exploring the limits of transfer learning with 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from util.answers import answer_rules, answer_scores, answers
@@ -16,38 +17,34 @@ from util.corpus.tasks import questions, translations
 from util.metrics import rouge_scores
 
 
-def _one_text(cell: Any, flags: Any) -> Any:
+def _as_it_is(cell: Any) -> Any:
     return cell
-
-
-def _nothing_more(flags: Any) -> dict[str, str]:
-    return {}
 
 
 @dataclass(frozen=True)
 class Task:
-    """What tells one task from another; flags: those of its data.
+    """What tells one task from another.
 
     name: of the task. columns: by the last part of a hub id, the columns of a known data set, sources first,
-    the target last. embedded: split → rows of the embedded corpus. scores: (texts, references of each, flags)
-    → score name → percent. score_names: its keys, of which the first chooses the best model.
+    the target last. embedded: split → rows of the embedded corpus. scores: (texts, references of each) →
+    score name → percent. score_names: its keys, of which the first chooses the best model.
 
-    source: what is made of the sources' texts, a format string. target: (cell, flags) → the text; raises
-    ValueError with what is wrong. several: whether it gives a list of all right texts, of which the first is
-    learned. nested: a column whose cells are dictionaries, the entries of which count as columns. rules: what
-    results say of the scores, beside ROUGE's rules.
+    source: what is made of the sources' texts, a format string. target: cell → the text; raises ValueError
+    with what is wrong. several: whether it gives a list of all right texts, of which the first is learned.
+    nested: a column whose cells are dictionaries, the entries of which count as columns. rules: what results
+    say of the scores, beside ROUGE's rules.
     """
 
     name: str
     columns: Mapping[str, tuple[str, ...]]
     embedded: Callable[[str], list[dict[str, Any]]]
-    scores: Callable[[Sequence[str], Sequence[Sequence[str]], Any], dict[str, float]]
+    scores: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
     score_names: tuple[str, ...]
     source: str = "{}"
-    target: Callable[[Any, Any], Any] = _one_text
+    target: Callable[[Any], Any] = _as_it_is
     several: bool = False
     nested: str | None = None
-    rules: Callable[[Any], dict[str, str]] = _nothing_more
+    rules: Callable[[], dict[str, str]] = dict
 
 
 SUMMARIZATION = Task(
@@ -70,23 +67,31 @@ SUMMARIZATION = Task(
     scores=rouge_scores,
     score_names=("rougeL", "rouge1", "rouge2", "rougeLsum"),
 )
-TRANSLATION = Task(
-    name="translation",
-    columns={},  # languages, which flags name
-    embedded=translations,
-    scores=translation_scores,
-    score_names=("bleu", "chrf"),
-    nested="translation",
-    rules=translation_rules,
-)
-QUESTION_ANSWERING = Task(
-    name="question answering",
-    columns=dict.fromkeys(("squad", "squad_v2", "xquad", "embedded"), ("question", "context", "answers")),
-    embedded=questions,
-    scores=answer_scores,
-    score_names=("f1", "exact_match"),
-    source="question: {} context: {}",
-    target=answers,
-    several=True,
-    rules=answer_rules,
-)
+
+
+def translation(language: str) -> Task:
+    """Into a language, whose words BLEU tells apart."""
+    return Task(
+        name="translation",
+        columns={},  # languages, which flags name
+        embedded=translations,
+        scores=partial(translation_scores, language=language),
+        score_names=("bleu", "chrf"),
+        nested="translation",
+        rules=partial(translation_rules, language),
+    )
+
+
+def question_answering(may_lack: bool) -> Task:
+    """may_lack: whether there are questions without an answer."""
+    return Task(
+        name="question answering",
+        columns=dict.fromkeys(("squad", "squad_v2", "xquad", "embedded"), ("question", "context", "answers")),
+        embedded=questions,
+        scores=partial(answer_scores, may_lack=may_lack),
+        score_names=("f1", "exact_match"),
+        source="question: {} context: {}",
+        target=partial(answers, may_lack=may_lack),
+        several=True,
+        rules=answer_rules,
+    )

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -102,7 +104,7 @@ def test_exact_drafts_share_no_chance_of_error_and_are_picked_where_they_are_che
 
 def test_against_another_models_texts_everything_is_tested():
     """Full depth and exact drafts write their own model's text, not the other one's."""
-    plan = plan_of(["verify=none,exact"], [1.0, 0.5]).with_reference(ReferenceModel("other", "hash"))
+    plan = replace(plan_of(["verify=none,exact"], [1.0, 0.5]), reference=ReferenceModel("other", "hash"))
     assert plan.full_depth(4) == [False] * 4
     assert plan.lossless(np.zeros((9, 4)), 4) == []
     losses, layers = np.zeros((60, 4)), [np.full(60, 4.0)] * 4
@@ -111,7 +113,7 @@ def test_against_another_models_texts_everything_is_tested():
     assert (len(found.p_values), found.accepted, found.by_construction) == (4, [0, 1, 2, 3], False)
     assert found.level == pytest.approx(0.05 / 2)  # of two chains
     assert own.level == pytest.approx(0.05)
-    assert plan.identity() != plan.with_reference(ReferenceModel("other", "another")).identity()
+    assert plan.identity() != replace(plan, reference=ReferenceModel("other", "another")).identity()
 
 
 def test_exact_drafts_alone_need_no_test():

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from util import data as data_module
-from util.arguments import DataArguments, ModelArguments
+from util.arguments import DataArguments
 from util.data import load_split
 from util.errors import UsageError
 
@@ -17,7 +17,7 @@ def load(monkeypatch, columns, limit=None):
     """As if a hub had a data set of these columns."""
     monkeypatch.setattr(data_module, "load_dataset", lambda *_, **__: Dataset.from_dict(columns))
     data = DataArguments(dataset_name="some/where", overwrite_cache=True)
-    return load_split("train", data, ModelArguments(), limit).to_list()
+    return load_split("train", data.source(), limit).to_list()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_an_edited_file_with_its_old_time_gives_the_new_data(tmp_path, kind, suf
         rows = Dataset.from_dict({"document": texts, "summary": texts})
         {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[suffix](file)
         os.utime(file, (1_000_000_000, 1_000_000_000))
-        examples = load_split("train", DataArguments(**flags), ModelArguments(), None)
+        examples = load_split("train", DataArguments(**flags).source(), None)
         assert examples["document"] == texts
         assert examples["summary"] == texts
 
@@ -73,6 +73,6 @@ def test_files_of_a_folder_are_read_as_text(tmp_path):
         ("validation", {"document": "007", "summary": "N/A"}),
         ("train", {"document": "1e5", "summary": "True"}),
     ):
-        assert load_split(split, data, ModelArguments(), None).to_list() == [row]
+        assert load_split(split, data.source(), None).to_list() == [row]
     with pytest.raises(UsageError, match="'test'"):
-        load_split("test", data, ModelArguments(), None)
+        load_split("test", data.source(), None)

@@ -12,7 +12,7 @@ from util.shallow_deep import UNLIMITED_DRAFTS, translate_shallow_deep
 def policy(**flags) -> ExitPolicy:
     exits = ExitArguments(use_shallow_deep=True, **flags)
     translate_shallow_deep(exits)
-    [policy] = exits.policies(num_layers=6)
+    [policy] = exits.policies.listed
     return policy
 
 

@@ -6,14 +6,12 @@ import pytest
 from datasets import Dataset
 
 from util import data as data_module
-from util.arguments import ModelArguments
 from util.corpus import generate
 from util.corpus.tasks import questions, translations
 from util.data import load_split
 from util.errors import UsageError
 from util.task_arguments import AnswerArguments, TranslationArguments
 
-MODEL = ModelArguments()
 PAIR = {"de": "Ein Mädchen läuft.", "en": "A girl runs."}
 ROW = {
     "id": "1",
@@ -44,7 +42,7 @@ def source(request, tmp_path, monkeypatch):
 
 
 def read(data, **how):
-    return load_split("train", data, MODEL, None, **how).to_list()
+    return load_split("train", data.source(), None, **how).to_list()
 
 
 @pytest.mark.parametrize("row", [{"translation": PAIR}, {"id": "1", "translation": PAIR}, PAIR])

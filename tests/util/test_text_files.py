@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from util.arguments import DataArguments, ModelArguments
+from util.arguments import DataArguments
 from util.data import load_split
 from util.errors import UsageError
 from util.text_files import read_rows
@@ -27,7 +27,7 @@ def write(path, text, encoding="utf-8"):
 
 
 def load(file, **flags):
-    return load_split("train", DataArguments(train_file=file, **flags), ModelArguments(), None).to_list()
+    return load_split("train", DataArguments(train_file=file, **flags).source(), None).to_list()
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -88,7 +88,7 @@ def test_shapes_of_json(tmp_path, text):
 def test_a_list_of_texts_is_documents(tmp_path):
     file = write(tmp_path / "a.json", json.dumps(["a", "b"]))
     data = DataArguments(test_file=file)
-    rows = load_split("test", data, ModelArguments(), None, needs_summaries=False).to_list()
+    rows = load_split("test", data.source(), None, needs_summaries=False).to_list()
     assert rows == [{"document": "a"}, {"document": "b"}]
 
 
@@ -153,7 +153,7 @@ def test_nested_values_are_one_error(tmp_path, column, value):
     kind = "a list" if isinstance(value, list) else "a dictionary"
     with pytest.raises(UsageError, match=rf"a\.json: column '{column}', row 3 holds {kind} where a text"):
         load(file)
-    assert len(load_split("train", DataArguments(train_file=file), ModelArguments(), 2)) == 2
+    assert len(load_split("train", DataArguments(train_file=file).source(), 2)) == 2
 
 
 def test_nested_values_elsewhere_do_not_matter(tmp_path):

@@ -39,21 +39,9 @@ def _example(rng: Random) -> dict[str, str]:
         "other_company": other_company,
         "surname": surname,
         "culprit": culprit,
-        "given": rng.choice(lexicon.GIVEN_NAMES),
-        "official": rng.choice(lexicon.OFFICIALS),
         "cause": cause,
         "outcome": outcome,
-        "day": rng.choice(lexicon.WEEKDAYS),
-        "month": rng.choice(lexicon.MONTHS),
-        "time": rng.choice(lexicon.DAY_TIMES),
-        "hours": str(rng.randint(5, 60)),
-        "season": rng.choice(lexicon.SEASONS),
-        "weather": rng.choice(lexicon.WEATHERS),
-        "century": rng.choice(lexicon.CENTURIES),
-        "crowd": str(rng.randint(40, 900) * 100),
-        "place": rng.choice(PLACES),
-        "site": rng.choice(SITES),
-        "crop": rng.choice(CROPS),
+        **_circumstances(rng),
         **kind.figures(rng),
     }
     bystander = rng.choice(lexicon.BYSTANDERS)
@@ -69,6 +57,25 @@ def _example(rng: Random) -> dict[str, str]:
     document = " ".join([rng.choice(kind.leads), *body]).format(**slots)
     summary = kind.summary.format(**slots)
     return {"document": document, "summary": summary[0].upper() + summary[1:]}
+
+
+def _circumstances(rng: Random) -> dict[str, str]:
+    """What may be told of any event."""
+    return {
+        "given": rng.choice(lexicon.GIVEN_NAMES),
+        "official": rng.choice(lexicon.OFFICIALS),
+        "day": rng.choice(lexicon.WEEKDAYS),
+        "month": rng.choice(lexicon.MONTHS),
+        "time": rng.choice(lexicon.DAY_TIMES),
+        "hours": str(rng.randint(5, 60)),
+        "season": rng.choice(lexicon.SEASONS),
+        "weather": rng.choice(lexicon.WEATHERS),
+        "century": rng.choice(lexicon.CENTURIES),
+        "crowd": str(rng.randint(40, 900) * 100),
+        "place": rng.choice(PLACES),
+        "site": rng.choice(SITES),
+        "crop": rng.choice(CROPS),
+    }
 
 
 def _introduce(rng: Random, slots: dict[str, str]) -> str:

@@ -1,12 +1,12 @@
-"""What a result depends on, as JSON values: to know an interrupted run or a half-done sweep again."""
+"""What a result depends on, of the flags, as JSON values, and the files whose contents count too: to know an
+interrupted run or a half-done sweep again."""
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from util.arguments import DataArguments, ModelArguments
-from util.exit_arguments import ExitArguments
+from util.arguments import DataArguments
+from util.command_line import Arguments
 from util.metrics import scoring_rules
 from util.results import device_name
 from util.resume import resumption
@@ -30,53 +30,54 @@ _OF_TRAINING_ALONE = (
 ).split()
 
 
-def run_settings(
-    model: ModelArguments, data: DataArguments, exits: ExitArguments, training
-) -> dict[str, Any]:
-    """Settings of a single run, and what is in the files that it learns from and is evaluated on."""
+def run_settings(arguments: Arguments) -> dict[str, Any]:
+    """Of a single run that trains."""
+    model, data, exits, _, training = arguments
     of_training = _of_training(training, _TRAINING + _OF_TRAINING_ALONE)
     together = {**asdict(model), **asdict(data), **asdict(exits), **of_training}
     start = resumption(training)
     if isinstance(start, Path):
         together["resume_from_checkpoint"] = str(start)
+    return {name: value for name, value in together.items() if name not in _SILENT}
+
+
+def run_files(arguments: Arguments) -> list[Path]:
+    """That it learns from and is evaluated on."""
+    data, unlabelled = arguments.data, arguments.exits.unlabelled_file
     files = _data_files(data, data.train_file)
-    files += [] if exits.unlabelled_file is None else [Path(exits.unlabelled_file)]
-    if training.do_eval:
-        files += _data_files(data, data.validation_file)
-    contents = {f"contents of {name}": digest for name, digest in map(_content, files)}
-    return {name: value for name, value in together.items() if name not in _SILENT} | contents
+    files += [] if unlabelled is None else [Path(unlabelled)]
+    return files + (_data_files(data, data.validation_file) if arguments.training.do_eval else [])
 
 
-def sweep_settings(
-    model: ModelArguments, data: DataArguments, exits: ExitArguments, training
-) -> dict[str, Any]:
-    """What the points of a sweep share: all but where tokens leave, what is in the files, and how texts are
-    scored."""
+def sweep_settings(arguments: Arguments) -> dict[str, Any]:
+    """What the points of a sweep share: all but where tokens leave, and how texts are scored."""
+    model, data, exits, _, training = arguments
     together = {**asdict(model), **asdict(data), **_of_training(training, _TRAINING)}
     settings = {name: value for name, value in together.items() if name not in _SILENT}
-    files = sorted(Path(model.model_name_or_path).glob("*.safetensors"))
-    files += _data_files(data, data.validation_file)
     return settings | {
         "deploy_scenario": exits.deploy_scenario,
         "engine_precision": exits.engine_precision,
         "use_synchronize": exits.use_synchronize,
         "device": device_name(training.device),
-        "files": [_content(path) for path in files],
         **scoring_rules(),
-        **data.task.rules(data),
+        **data.task.rules(),
     }
 
 
-def calibration_settings(
-    model: ModelArguments, data: DataArguments, exits: ExitArguments, calibration, training
-) -> dict[str, Any]:
+def sweep_files(arguments: Arguments) -> list[Path]:
+    """The checkpoint's weights, and what is evaluated on."""
+    weights = sorted(Path(arguments.model.model_name_or_path).glob("*.safetensors"))
+    return weights + _data_files(arguments.data, arguments.data.validation_file)
+
+
+def calibration_settings(arguments: Arguments) -> dict[str, Any]:
     """What the columns of a loss table share: it goes on where this is the same."""
     names = ("max_calibrate_samples", "consistency_type", "calibrate_loss")
-    shared = sweep_settings(model, data, exits, training)
+    shared = sweep_settings(arguments)
     del shared["per_device_eval_batch_size"]  # a row's text does not depend on it
     return shared | {
-        **{name: getattr(calibration, name) for name in names},
-        "exit_position_temp": exits.exit_position_temp,
+        **{name: getattr(arguments.calibration, name) for name in names},
+        "exit_position_temp": arguments.exits.exit_position_temp,
     }
 
 
@@ -95,9 +96,3 @@ def _data_files(data: DataArguments, own: str | None) -> list[Path]:
     if data.dataset_name is None or not Path(data.dataset_name).is_dir():
         return []
     return sorted(path for path in Path(data.dataset_name).rglob("*") if path.is_file())
-
-
-def _content(path: Path) -> list[str]:
-    """Name and hash of a file: a model trained again, or edited data, start a new sweep."""
-    with path.open("rb") as file:
-        return [str(path), hashlib.file_digest(file, "sha256").hexdigest()]
