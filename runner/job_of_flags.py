@@ -5,7 +5,7 @@ from pathlib import Path
 
 from early_exit.models.perturbed_decoder import Perturbation
 from runner.methods import AdapterTraining, HeadTraining, Method, ModelTraining
-from runner.values import Calibrating, Evaluation, Job, ModelSource, Output, OwnTexts
+from runner.values import CalibrationJob, Evaluation, Job, ModelSource, Output, OwnTexts
 from trainers.generation import GenerationSettings
 from util.arguments import DataArguments, ModelArguments
 from util.calibration_data import Draw
@@ -40,7 +40,7 @@ def job_of_flags(arguments: Arguments) -> Job:
         method=_method(exits),
         own_texts=_own_texts(arguments) if exits.train_on_own_text else None,
         evaluation=_evaluation(exits),
-        calibration=_calibrating(arguments) if calibration.do_cali else None,
+        calibration=_calibration_job(arguments) if calibration.do_cali else None,
         output=_output(arguments),
         training=training,
     )
@@ -102,13 +102,13 @@ def _evaluation(exits: ExitArguments) -> Evaluation:
     return Evaluation(exits.policies, shared, exits.decodes_with_exits, exits.is_sweep, exits.retime)
 
 
-def _calibrating(arguments: Arguments) -> Calibrating:
+def _calibration_job(arguments: Arguments) -> CalibrationJob:
     model, data, exits, calibration, training = arguments
     seed, name, reference = training.seed, calibration.calibrate_reference, None
     if name is not None:
         own = {"model_name_or_path": name, "tokenizer_name": None, "model_revision": "main"}
         reference = model_source(replace(model, **own))
-    return Calibrating(
+    return CalibrationJob(
         plan=calibration_plan(exits, calibration, seed),
         draw=Draw(
             calibration.max_calibrate_samples, data.max_predict_samples, seed, calibration.group_column

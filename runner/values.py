@@ -52,30 +52,30 @@ class OwnTexts:
 class Evaluation:
     """How texts are generated.
 
-    policies: where tokens leave. others: what their settings share beside. exits: whether this project's
+    policies: where tokens leave. shared: what their settings have in common. exits: whether this project's
     engine decodes rather than transformers' `generate`. sweeps: whether results go into a table; retimes:
     whether its points are measured again whose times were disturbed.
     """
 
     policies: Policies
-    others: GenerationSettings
+    shared: GenerationSettings
     exits: bool
     sweeps: bool
     retimes: bool
 
     def settings(self, policy: ExitPolicy) -> GenerationSettings:
         """One policy's."""
-        return replace(self.others, policy=policy if self.exits else None)
+        return replace(self.shared, policy=policy if self.exits else None)
 
     @property
     def full_depth(self) -> DecodingSetting:
         """Full depth in this precision, with this LM head."""
         screen = self.policies.listed[0].screen
-        return DecodingSetting(ExitPolicy(screen=screen), self.others.precision or "float32")
+        return DecodingSetting(ExitPolicy(screen=screen), self.shared.precision or "float32")
 
 
 @dataclass(frozen=True)
-class Calibrating:
+class CalibrationJob:
     """plan: what is certified; draw: on which prompts; reference: against whose texts, None for the model's
     own. spends: whether attempts on the same prompts share ε; saves: whether the verdict is left with the
     checkpoint."""
@@ -110,7 +110,7 @@ class Job:
     method: Method
     own_texts: OwnTexts | None
     evaluation: Evaluation
-    calibration: Calibrating | None
+    calibration: CalibrationJob | None
     output: Output
     training: Seq2SeqTrainingArguments
 

@@ -10,6 +10,7 @@ import numpy as np
 from early_exit import DecodingSetting
 from early_exit.calibration import (
     Calibration,
+    Candidates,
     Promise,
     PromptsNeeded,
     SequentialTest,
@@ -187,8 +188,8 @@ class CalibrationPlan:
         if costs is None:
             costs = self._bytes(layers, model).mean(axis=0)
         thresholds = [setting.policy.threshold for setting in self.settings]
-        about = (delta, self.epsilon, self.bound, self.test)
-        return with_lossless(found, places, lossless, thresholds, costs, *about)
+        asked = {"delta": delta, "epsilon": self.epsilon, "bound": self.bound, "test": self.test}
+        return with_lossless(found, places, lossless, thresholds, costs, **asked)
 
     def _certify_tested(
         self,
@@ -210,9 +211,9 @@ class CalibrationPlan:
             read, shared = self._bytes(layers, model), (limit, self.epsilon, self.bound, groups)
             if self.test == "chains":
                 costs = read.mean(axis=0) if costs is None else costs
-                found = calibrate_chains(risks, self.lengths, thresholds, deep, costs, *shared)
+                found = calibrate_chains(risks, self.lengths, Candidates(thresholds, deep, costs), *shared)
             else:
-                found = calibrate_pareto(risks, thresholds, deep, read, *shared)
+                found = calibrate_pareto(risks, Candidates(thresholds, deep, read), *shared)
         return self._in_words_of(found, delta)
 
     def certify_one_by_one(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit.decoding.kv_cache import KVCache
+from early_exit.decoding.kv_cache import CacheSizes, KVCache
 from early_exit.kernels.interface import Items
 from early_exit.kernels.native.exit_head import NativeExitHeads
 from early_exit.kernels.torch_kernels import attend_to_own, normed
@@ -99,8 +99,8 @@ class HeadRun:
         self._rows_cache, self._cache = cache, None
         if self.attends:
             slots, _, d_model = cache.exit_states.shape
-            sizes = (len(weights.layers), slots, weights.heads, weights.head_dim, d_model)
-            self._cache = KVCache(*sizes, weights.dtype, cache.exit_states.device, exit_states_of=cache)
+            sizes = CacheSizes(len(weights.layers), slots, weights.heads, weights.head_dim, d_model)
+            self._cache = KVCache(sizes, weights.dtype, cache.exit_states.device, exit_states_of=cache)
 
     def log_odds(self, layer: int, items: Items, states: Tensor) -> Tensor:
         """Log-odds [n] float32 that the exit after `layer` (from 1) agrees with full depth.

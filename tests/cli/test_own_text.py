@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 from early_exit.models.loading import load_model
 from tests.cli.conftest import ROOT, call, train_flags
 from tests.cli.test_bad_input import fails_with
+from tests.cli.test_exit_adapters import adapter_flags
 from tests.cli.test_training import more_flags
 from trainers import own_texts
 from trainers.joint import JointTrainer
@@ -82,6 +83,15 @@ def test_writing_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
     assert parts[0] == parts[1]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "op"]
     assert weights[0] == weights[1]
+
+
+def test_texts_written_for_one_method_serve_another(model, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    flags = [*OWN, "--own_text_file", str(texts), "--max_train_samples", "5", "--max_steps", "1"]
+    assert call(*more_flags(model, tmp_path / "model", *flags)) == 0
+    written = texts.read_bytes()
+    assert call(*adapter_flags(model, tmp_path / "adapters", *flags)) == 0
+    assert texts.read_bytes() == written
 
 
 def test_gold_texts_and_unlabelled_documents_beside(model, tmp_path, trained_on):

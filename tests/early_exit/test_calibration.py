@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mapie.risk_control.fwer_control import FWERFixedSequenceTesting, control_fwer
 
 from early_exit.calibration import (
+    Candidates,
     bonferroni,
     calibrate,
     calibrate_chains,
@@ -230,10 +231,11 @@ def test_every_chain_may_win_and_the_cheapest_setting_does():
     losses = table([0.0, 0.01, 0.5, 0.0, 0.02, 0.04])
     thresholds, deep = [1.0, 0.5, 0.1] * 2, [True, False, False] * 2
     costs = [6.0, 5.0, 1.0, 6.0, 4.0, 2.0]
-    result = calibrate_chains(losses, [3, 3], thresholds, deep, costs, 0.1, 0.05)
+    result = calibrate_chains(losses, [3, 3], Candidates(thresholds, deep, costs), 0.1, 0.05)
     assert (result.certified, result.index, result.threshold, result.n) == (True, 5, 0.1, 400)
     assert result.accepted == [0, 1, 3, 4, 5]
-    assert calibrate_chains(losses, [3, 3], thresholds, deep, [1.0, 0.5, *costs[2:]], 0.1, 0.05).index == 1
+    cheaper = Candidates(thresholds, deep, [1.0, 0.5, *costs[2:]])
+    assert calibrate_chains(losses, [3, 3], cheaper, 0.1, 0.05).index == 1
 
 
 def test_prompts_needed_give_nine_draws_in_ten():

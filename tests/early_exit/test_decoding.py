@@ -61,7 +61,7 @@ def test_caches_that_do_not_fit_are_refused_before_they_are_made(monkeypatch):
     monkeypatch.setattr("early_exit.decoding.kv_cache.free_memory", lambda device: 2**20)
     with pytest.raises(ValueError, match=r"2 sources of 5000 tokens take 0\.0 GiB.*decode fewer rows"):
         decode_some(prompts=[Prompt(torch.randn(5000, 32), START)] * 2)
-    cache = kv_cache.KVCache(4, 2, 4, 8, 32, torch.float32, torch.device("cpu"))
+    cache = kv_cache.KVCache(kv_cache.CacheSizes(4, 2, 4, 8, 32), torch.float32, torch.device("cpu"))
     held = [layer.data_ptr() for layer in cache.layers]
     with pytest.raises(ValueError, match=r"5000 positions a row"):
         cache.reserve(5000)
@@ -186,8 +186,8 @@ def test_truncating_and_running_again_gives_what_was_there(data):
     length = data.draw(st.integers(2, 12))
     cut = data.draw(st.integers(0, length - 1))
     depth = data.draw(st.integers(1, 4))
-    cache = kv_cache.KVCache(4, 2, 4, 8, 32, torch.float32, torch.device("cpu"))
-    sources = kv_cache.SourceCache(4, 2, 4, 8, 32, torch.float32, torch.device("cpu"))
+    cache = kv_cache.KVCache(kv_cache.CacheSizes(4, 2, 4, 8, 32), torch.float32, torch.device("cpu"))
+    sources = kv_cache.SourceCache(kv_cache.CacheSizes(4, 2, 4, 8, 32), torch.float32, torch.device("cpu"))
     source = torch.randn(6, 32)
     for slot in range(2):
         sources.add(slot, 0, source)
@@ -217,7 +217,7 @@ def _items(positions):
 
 
 def test_an_item_runs_once():
-    cache = kv_cache.KVCache(1, 2, 4, 8, 32, torch.float32, torch.device("cpu"))
+    cache = kv_cache.KVCache(kv_cache.CacheSizes(1, 2, 4, 8, 32), torch.float32, torch.device("cpu"))
     cache.enter(0, np.array([0, 1]), np.array([0, 0]))
     with pytest.raises(ValueError, match="truncate first"):
         cache.enter(0, np.array([1]), np.array([0]))
@@ -226,7 +226,7 @@ def test_an_item_runs_once():
 @given(st.data())
 def test_entering_tells_which_positions_wait(data):
     """Against sets of pairs."""
-    cache = kv_cache.KVCache(1, 3, 1, 1, 1, torch.float32, torch.device("cpu"))
+    cache = kv_cache.KVCache(kv_cache.CacheSizes(1, 3, 1, 1, 1), torch.float32, torch.device("cpu"))
     there = set()
     for _ in range(data.draw(st.integers(1, 5))):
         firsts = [sum(slot == held for held, _ in there) for slot in range(3)]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import T5Config
 
-from early_exit.decoding.kv_cache import KVCache, SourceCache
+from early_exit.decoding.kv_cache import CacheSizes, KVCache, SourceCache
 from early_exit.kernels.interface import Items
 from early_exit.kernels.native import build
 from early_exit.kernels.native.encoder import NativeEncoder
@@ -39,8 +39,9 @@ class Rows:
     def __init__(self, kernels, sources: list[int], seed: int = 0):
         spec, generator = kernels.tensors.spec, torch.Generator().manual_seed(seed)
         self.kernels, self.num_layers = kernels, len(kernels.tensors.layers)
-        sizes = (self.num_layers, len(sources), spec.heads, spec.head_dim, spec.d_model, kernels.dtype, "cpu")
-        self.cache, self.sources = KVCache(*sizes), SourceCache(*sizes)
+        sizes = CacheSizes(self.num_layers, len(sources), spec.heads, spec.head_dim, spec.d_model)
+        self.cache = KVCache(sizes, kernels.dtype, "cpu")
+        self.sources = SourceCache(sizes, kernels.dtype, "cpu")
         for slot, length in enumerate(sources):
             self.sources.add(slot, slot, torch.randn(length, spec.d_model, generator=generator))
         self.cache.exit_states.copy_(torch.randn(self.cache.exit_states.shape, generator=generator))

@@ -64,7 +64,8 @@ def test_what_is_not_plain_greedy_decoding_is_said():
 
 
 def test_drafts_that_cannot_lose_anything_are_not_said_to_be_within_a_delta():
-    found = with_lossless(None, [], [0], [0.5], [1.0], 0.1, 0.05, "wsr", "chains")
+    asked = {"delta": 0.1, "epsilon": 0.05, "bound": "wsr", "test": "chains"}
+    found = with_lossless(None, [], [0], [0.5], [1.0], **asked)
     setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=0.5, verify="exact"))
     result = entry(found, setting, HeldOut([0.0, 0.0], 2.0, 1.5), None, context())
     json.dumps(result)

@@ -35,6 +35,7 @@ from early_exit.calibration.sample_size import PromptsNeeded, prompts_for_power,
 from early_exit.calibration.sequential import EProcess, SequentialTest
 from early_exit.calibration.thresholds import (
     Calibration,
+    Candidates,
     calibrate,
     calibrate_chains,
     calibrate_pareto,
@@ -49,6 +50,7 @@ __all__ = [
     "TESTS",
     "Bound",
     "Calibration",
+    "Candidates",
     "EProcess",
     "Monitor",
     "Promise",

@@ -23,18 +23,15 @@ def with_lossless(
     lossless: Sequence[int],
     thresholds: Sequence[float],
     costs: Sequence[float],
-    delta: float,
-    epsilon: float,
-    bound: str,
-    test: str,
+    **asked: Any,
 ) -> Calibration:
     """What a test found, and the settings whose losses are 0 by construction: these need no test and no share
     of ε, and any choice among them and the accepted ones holds. The cheapest is picked.
 
     tested: of the settings with these `numbers`, and indices into them; None where none was tested. lossless:
-    indices, at least one. thresholds, costs: [settings], a cost is anything to keep low. delta, epsilon,
-    bound, test: as in `Calibration`. p_values of the result are those of the tested settings alone. n of the
-    result counts the prompts of the test, 0 where the picked setting needed none.
+    indices, at least one. thresholds, costs: [settings], a cost is anything to keep low. asked: delta,
+    epsilon, bound and test, as in `Calibration`. p_values of the result are those of the tested settings
+    alone. n of the result counts the prompts of the test, 0 where the picked setting needed none.
     """
     found = None if tested is None else tested.renumbered(numbers)
     accepted: list[int] = found.accepted if found else []
@@ -47,13 +44,10 @@ def with_lossless(
         certified=True,
         index=index,
         threshold=float(thresholds[index]),
-        delta=delta,
-        epsilon=epsilon,
-        bound=bound,
-        test=test,
         p_values=found.p_values if found else [],
         accepted=together,
         level=found.level if found else math.nan,
         steps=len(thresholds),
+        **asked,
         **_NOTHING_LOST,
     )

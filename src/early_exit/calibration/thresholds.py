@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,17 @@ class Calibration:
         return replace(self, accepted=accepted, index=None if self.index is None else numbers[self.index])
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What is known of settings before their losses are seen. thresholds: [settings]; full_depth: [settings],
+    whether no token can leave there; costs: [settings], anything to keep low, or of each prompt too,
+    [prompts, settings], where they order the tests."""
+
+    thresholds: Sequence[float]
+    full_depth: Sequence[bool]
+    costs: Any
+
+
 def calibrate(
     loss_table,
     thresholds: Sequence[float],
@@ -84,15 +96,13 @@ def calibrate(
     starts = TESTS[test].starts(len(thresholds))
     columns = Columns(table, bound, epsilon / starts, groups)
     found = certify(columns, TESTS[test].accepted, full_depth, delta, epsilon, test)
-    return picked(found, columns, thresholds, full_depth, thresholds)
+    return picked(found, columns, Candidates(thresholds, full_depth, costs=thresholds))
 
 
 def calibrate_chains(
     loss_table,
     lengths: Sequence[int],
-    thresholds: Sequence[float],
-    full_depth: Sequence[bool],
-    costs: Sequence[float],
+    settings: Candidates,
     delta: float,
     epsilon: float,
     bound: str = "wsr",
@@ -101,36 +111,36 @@ def calibrate_chains(
     """The cheapest setting of several chains (`multiple_tests.chains`) that passes, on all prompts.
 
     loss_table: [prompts, settings], chain after chain, the safest setting of each first, NaN for columns that
-    were not evaluated; lengths: of the chains; thresholds, full_depth, costs: [settings], a cost is anything
-    to keep low. Raises ValueError as `calibrate`.
+    were not evaluated; lengths: of the chains. Raises ValueError as `calibrate`.
     """
     table = np.asarray(loss_table, dtype=np.float64)
     accepts = partial(_accepted_chains, lengths)
     columns = Columns(table, bound, epsilon / len(lengths), groups)
-    found = certify(columns, accepts, full_depth, delta, epsilon, "chains")
-    return picked(found, columns, costs, full_depth, thresholds)
+    found = certify(columns, accepts, settings.full_depth, delta, epsilon, "chains")
+    return picked(found, columns, settings)
 
 
 def calibrate_pareto(
     loss_table,
-    thresholds: Sequence[float],
-    full_depth: Sequence[bool],
-    costs,
+    settings: Candidates,
     delta: float,
     epsilon: float,
     bound: str = "wsr",
     groups: Sequence[int] | None = None,
 ) -> Calibration:
     """The cheapest setting that passes Pareto testing (`pareto.pareto_test`). Arguments as there and in
-    `calibrate_chains`; costs: [prompts, settings]."""
-    table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    `calibrate_chains`; the costs are those of each prompt."""
+    table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(settings.costs, dtype=np.float64)
     first = pareto_split(len(table))
     order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
     tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
-    in_order = [full_depth[setting] for setting in order]
-    found = certify(tested, TESTS["pareto"].accepted, in_order, delta, epsilon, "pareto")
-    own = [thresholds[setting] for setting in order]
-    return picked(found, tested, range(len(order), 0, -1), in_order, own).renumbered(order)
+    in_order = Candidates(
+        [settings.thresholds[setting] for setting in order],
+        [settings.full_depth[setting] for setting in order],
+        costs=range(len(order), 0, -1),
+    )
+    found = certify(tested, TESTS["pareto"].accepted, in_order.full_depth, delta, epsilon, "pareto")
+    return picked(found, tested, in_order).renumbered(order)
 
 
 class Columns:
@@ -193,24 +203,18 @@ def certify(
     return Accepted(p_values, accepted, None if passes else _smallest(exits_at), delta, epsilon, test)
 
 
-def picked(
-    found: Accepted,
-    columns: Columns,
-    costs: Sequence[float],
-    full_depth: Sequence[bool],
-    thresholds: Sequence[float],
-) -> Calibration:
+def picked(found: Accepted, columns: Columns, settings: Candidates) -> Calibration:
     """Picks the cheapest of the accepted settings that exit; any choice among them holds, since all
     acceptances hold together."""
-    table = columns.table
+    table, full_depth = columns.table, settings.full_depth
     exiting = [index for index in found.accepted if not full_depth[index]]
-    index = min(exiting, key=lambda setting: costs[setting], default=None)
+    index = min(exiting, key=lambda setting: settings.costs[setting], default=None)
     shown = first_exiting(table, full_depth) if index is None else index
     losses = checked_losses(table[:, shown])
     return Calibration(
         certified=index is not None,
         index=index,
-        threshold=None if index is None else float(thresholds[index]),
+        threshold=None if index is None else float(settings.thresholds[index]),
         delta=found.delta,
         epsilon=found.epsilon,
         bound=columns.bound,

@@ -11,12 +11,23 @@ Which positions are filled is known on the host, so nothing here waits for the d
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _FIRST_POSITIONS = 32  # room for so many at the start; twice as many whenever it runs out
+
+
+class CacheSizes(NamedTuple):
+    """layers, and rows (`slots`); heads of attention, of `head_dim` each; d_model: of a state."""
+
+    layers: int
+    slots: int
+    heads: int
+    head_dim: int
+    d_model: int
 
 
 class KVCache:
@@ -28,16 +39,13 @@ class KVCache:
 
     def __init__(
         self,
-        layers: int,
-        slots: int,
-        heads: int,
-        head_dim: int,
-        d_model: int,
+        sizes: CacheSizes,
         dtype: torch.dtype,
         device: torch.device,
         exit_states_of: "KVCache | None" = None,
     ):
         """exit_states_of: another cache of the same rows, whose exit states are these ones' too."""
+        layers, slots, heads, head_dim, d_model = sizes
         capacity = _FIRST_POSITIONS if exit_states_of is None else exit_states_of.capacity
         # Zeros: what is masked in attention is multiplied with 0, and must not be NaN.
         self.layers = [
@@ -126,9 +134,8 @@ class SourceCache:
     the entry of a row's source; rows that read one source share it.
     """
 
-    def __init__(
-        self, layers: int, slots: int, heads: int, head_dim: int, d_model: int, dtype: torch.dtype, device
-    ):
+    def __init__(self, sizes: CacheSizes, dtype: torch.dtype, device):
+        layers, slots, heads, head_dim, d_model = sizes
         self.layers = [
             torch.zeros(2, slots, heads, 0, head_dim, dtype=dtype, device=device) for _ in range(layers)
         ]

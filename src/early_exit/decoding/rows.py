@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from early_exit.decoding.kv_cache import KVCache, SourceCache
+from early_exit.decoding.kv_cache import CacheSizes, KVCache, SourceCache
 from early_exit.decoding.results import DecodedRow
 from early_exit.kernels.interface import Items, Kernels
 
@@ -20,8 +20,9 @@ class Rows:
 
     def __init__(self, slots: int, kernels: Kernels, layers: int):
         spec, device = kernels.tensors.spec, kernels.device
-        sizes = (layers, slots, spec.heads, spec.head_dim, spec.d_model, kernels.dtype, device)
-        self.cache, self.sources = KVCache(*sizes), SourceCache(*sizes)
+        sizes = CacheSizes(layers, slots, spec.heads, spec.head_dim, spec.d_model)
+        self.cache = KVCache(sizes, kernels.dtype, device)
+        self.sources = SourceCache(sizes, kernels.dtype, device)
         self.kernels, self.num_layers = kernels, layers
         self.prompt = np.full(slots, -1, dtype=np.int64)
         self.token = np.zeros(slots, dtype=np.int64)
