@@ -14,7 +14,6 @@ from util.data import tokenize
 from util.exit_arguments import ExitArguments
 from util.files import write_text
 from util.metrics import scores_of_tokens
-from util.report import write_report
 from util.results import SweepTable, heads_table, write_results
 from util.run_folder import finish_sweep
 from util.run_texts import RunTexts
@@ -55,6 +54,8 @@ def sweep(trainer: GenerationTrainer, policies: list, exit_args: ExitArguments, 
         trainer.generation = generation_settings(policy, exit_args)
         table.retime(policy, trainer.evaluate())
     if trainer.is_world_process_zero():
+        from util.report import write_report  # here, for matplotlib: a run that draws nothing starts earlier
+
         texts.finish()
         finish_sweep(Path(trainer.args.output_dir))
         write_report(Path(trainer.args.output_dir))

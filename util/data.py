@@ -10,6 +10,7 @@ from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset,
 from transformers.utils import logging
 
 from util.arguments import DataArguments, ModelArguments
+from util.corpus import SPLIT_SIZES
 from util.errors import UsageError
 from util.text_files import SUFFIXES, read_rows, shortened
 
@@ -49,7 +50,8 @@ def load_split(
     without examples, and for a value that is a list, a dictionary or bytes.
     """
     if data.dataset_name == "embedded":
-        rows = data.task.embedded(split)
+        size = SPLIT_SIZES[split]
+        rows = data.task.embedded(split, size if limit is None else min(limit, size))
         source = _Source("the embedded corpus", list(rows[0]), rows)
     elif data.dataset_name is not None:
         source = _data_set(split, data, model)
