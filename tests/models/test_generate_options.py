@@ -271,3 +271,8 @@ def test_a_saved_configuration_names_the_plain_class(family, tmp_path):
     assert saved["architectures"] == [STOCK[family].__name__]
     assert sorted(saved["exit_heads"]) == sorted(MODELS[family].config.exit_heads)
     assert type(load_model(str(tmp_path))) is MODEL_CLASSES[family]
+
+
+def test_an_unknown_word_is_no_policy():
+    with pytest.raises(ValueError, match="exit_policy 'fast': allowed: an ExitPolicy, None and 'calibrated'"):
+        MODELS["t5"].generate(**INPUTS, exit_policy="fast")
