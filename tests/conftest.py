@@ -41,8 +41,8 @@ _SLOW = {
     "models/test_readable.py",
     "util/test_tokenizer.py",
 }
-# Files whose tests are slow only where they need a trained model: bad input, and docs that are current.
-_SLOW_WITH_A_MODEL = {"cli/test_bad_input.py", "cli/test_readme.py"}
+# Files whose tests are slow only where they need a trained model.
+_SLOW_WITH_A_MODEL = {"cli/test_readme.py"}
 
 
 def pytest_configure(config):

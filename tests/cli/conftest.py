@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import runner
 from util.arguments import DataArguments
 from util.report import html
 
@@ -16,6 +15,8 @@ QUIET = ["--report_to", "none", "--disable_tqdm", "True", "--use_cpu"]
 
 def call(*flags: str) -> int:
     """Runs the entry point with these flags. Returns its exit code."""
+    import runner  # here: quick runs of the tests do without it
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run_summarization.py", *flags])
         return runner.main(DataArguments)

@@ -128,7 +128,6 @@ def test_bad_settings_files(capsys, tmp_path):
     fails_with(capsys, [file], str(file))
 
 
-@pytest.mark.slow
 def test_the_process_exits_with_2(python, tmp_path):
     flags = eval_flags(tmp_path / "no-model", tmp_path / "output", "--static_exit_layer", "-1")
     done = subprocess.run([python, "run_summarization.py", *flags], cwd=ROOT, capture_output=True, text=True)
