@@ -85,10 +85,13 @@ def _read_ones(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
     for name, module in modules:
         if name.startswith(("exit_heads", "exit_adapters", "exit_transformation", *inside)):
             continue
-        is_whole = _is_adapted(module) or _is_saved_copy(module)
-        if is_whole:
+        if _counts_as_one(module):
             inside.append(name + ".")
         yield name, module
+
+
+def _counts_as_one(module: nn.Module) -> bool:
+    return _is_adapted(module) or _is_saved_copy(module)
 
 
 def _unreadable(module: nn.Module) -> str | None:
