@@ -10,13 +10,15 @@ included, random weights, end-of-sequence off. `--gather` times ways to read K r
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.systems import VOCABULARY, random_model
 from early_exit import ExitPolicy
-from early_exit.linear import pack
+from early_exit.linear import Linear, pack
 from early_exit.models.shapes import SHAPES
 from util.files import write_json
 from util.results import markdown_table, provenance
@@ -71,6 +73,26 @@ def costs(options, precision: str, batch: int) -> list[dict]:
     ]
 
 
+def ways_to_gather(
+    weight: Tensor, head: Linear, head_int8: Linear, states: Tensor, ids: Tensor
+) -> dict[str, Callable[[], Tensor]]:
+    """What is timed. weight: the head's, [vocabulary, d_model]; states: [batch, d_model]; ids: [batch, K]."""
+    logits, (batch, k) = head(states), ids.shape
+    gathered = weight.index_select(0, ids.flatten()).view(batch, k, -1)
+    union, places = ids.unique(return_inverse=True)
+    together = weight.index_select(0, union)
+    return {
+        "topk of all logits": lambda: logits.topk(k, sorted=False).values,
+        "gather K rows: weight[ids]": lambda: weight[ids],
+        "gather K rows: index_select": lambda: weight.index_select(0, ids.flatten()),
+        "product with the gathered rows": lambda: torch.bmm(gathered, states[:, :, None])[..., 0],
+        "gather the union of K rows": lambda: weight.index_select(0, ids.unique()),
+        "product with the union": lambda: (states @ together.T).gather(1, places),
+        "all logits, K taken": lambda: head(states).gather(1, ids),
+        "all logits in int8, K taken": lambda: head_int8(states).gather(1, ids),
+    }
+
+
 def gathering(options) -> list[dict]:
     """Milliseconds of ways to get the logits of K tokens for each row: once for the step, and a layer."""
     weight = random_model(options.shape).lm_head.weight.detach()
@@ -79,29 +101,16 @@ def gathering(options) -> list[dict]:
     for batch in options.batch:
         for k in (2000, 10000):
             states = torch.randn(batch, weight.shape[1])
-            logits = head(states)
-            ids = logits.topk(k, sorted=False).indices  # [batch, K]
-            gathered = weight.index_select(0, ids.flatten()).view(batch, k, -1)
-            union, places = ids.unique(return_inverse=True)
-            together = weight.index_select(0, union)
-            ways = {
-                "topk of all logits": lambda y=logits, k=k: y.topk(k, sorted=False),
-                "gather K rows: weight[ids]": lambda i=ids: weight[i],
-                "gather K rows: index_select": lambda i=ids: weight.index_select(0, i.flatten()),
-                "product with the gathered rows": lambda g=gathered, s=states: torch.bmm(g, s[:, :, None]),
-                "gather the union of K rows": lambda i=ids: weight.index_select(0, i.unique()),
-                "product with the union": lambda t=together, s=states, p=places: (s @ t.T).gather(1, p),
-                "all logits, K taken": lambda s=states, i=ids: head(s).gather(1, i),
-                "all logits in int8, K taken": lambda s=states, i=ids: head_int8(s).gather(1, i),
-            }
-            for name, way in ways.items():
+            ids = head(states).topk(k, sorted=False).indices  # [batch, K]
+            union = len(ids.unique())
+            for name, way in ways_to_gather(weight, head, head_int8, states, ids).items():
                 times = []
                 for _ in range(options.rounds * 3):
                     begin = time.perf_counter()
                     way()
                     times.append(time.perf_counter() - begin)
                 milliseconds = 1000 * statistics.median(times)
-                rows.append({"way": name, "batch": batch, "k": k, "union": len(union), "ms": milliseconds})
+                rows.append({"way": name, "batch": batch, "k": k, "union": union, "ms": milliseconds})
     return rows
 
 

@@ -112,8 +112,8 @@ class _Held:
     def renew(self, modules: Modules) -> None:
         """Drops everything where a model's weights are not what they were."""
         tensors = _tensors_of(modules)
-        state = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
-        state.append(adapters_in_use(modules))
+        versions = [(tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape) for tensor in tensors]
+        state = [versions, adapters_in_use(modules)]
         if state != self._state:
             self._kept, self._state = {}, state
             self._views = [_sample(tensor) for tensor in tensors]
@@ -121,7 +121,7 @@ class _Held:
             return
         # Fused optimizers and `.data` change parameters without moving their version counters.
         numbers = self._sampled()
-        if not torch.equal(numbers, self._numbers):
+        if self._numbers is None or not torch.equal(numbers, self._numbers):
             self._kept, self._numbers = {}, numbers
 
     def exit_head(self, model, name: str, kernels: Kernels) -> HeadWeights:

@@ -12,6 +12,7 @@ from early_exit.models.auditing import Audit
 from early_exit.models.calibrated import CALIBRATED, calibrated_policy
 from early_exit.models.effective_generation import merged_config
 from early_exit.models.engines import engine_for, precision_of
+from early_exit.models.family import Family
 from early_exit.models.generation import early_exit_generate
 from early_exit.models.options import refuse_unserved
 from early_exit.policy import ExitPolicy
@@ -41,7 +42,7 @@ def _refuse_without_exits(engine_precision: str | None, audit: Audit | None) -> 
         raise ValueError("engine_precision needs an exit policy; ExitPolicy() is full depth")
 
 
-class ExitGeneration:
+class ExitGeneration(Family):
     """Beside transformers' `GenerationMixin`: exits in `generate`, and what this asks of the model."""
 
     def generate(
@@ -68,7 +69,11 @@ class ExitGeneration:
         audit: decodes a random share of the prompts at full depth too and tells a monitor of the difference.
         """
         kwargs.update(zip(_GENERATE_ARGUMENTS, args, strict=False))
-        if exit_policy == CALIBRATED:
+        if isinstance(exit_policy, str):
+            if exit_policy != CALIBRATED:
+                raise ValueError(
+                    f"exit_policy {exit_policy!r}: allowed: an ExitPolicy, None and {CALIBRATED!r}"
+                )
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
         if exit_policy is None:
             _refuse_without_exits(engine_precision, audit)

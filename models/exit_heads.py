@@ -3,6 +3,8 @@
 import hashlib
 import math
 import zlib
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,9 @@ class ExitHeads(nn.Module):
     that, their confidence is high for every token, and a threshold fit for low layers lets all leave there.
     """
 
+    agreed: Tensor
+    seen: Tensor
+
     def __init__(self, name: str, num_layers: int, d_model: int, epsilon: float, shared: bool = False):
         super().__init__()
         with torch.random.fork_rng():  # the same start whatever other heads are trained beside it
@@ -102,8 +107,9 @@ def new_exit_heads(config, name: str) -> ExitHeads:
 
 def packed_head(heads: ExitHeads, norm_floor: Tensor, dtype: torch.dtype, precision: str) -> HeadWeights:
     """For decoding. norm_floor: of the decoder's weights; dtype: of keys and values in `precision`."""
-    one, priors = heads.heads[0], heads.prior_log_odds()
-    layers = [_packed_layer(head, prior, precision) for head, prior in zip(heads.heads, priors, strict=False)]
+    each, priors = cast(Sequence[ExitHead], heads.heads), heads.prior_log_odds()
+    layers = [_packed_layer(head, prior, precision) for head, prior in zip(each, priors, strict=False)]
+    one = each[0]
     width = 0 if one.projections is None else one.projections.out_features // 4
     return HeadWeights(
         layers=tuple(layers * len(heads.seen) if len(layers) == 1 else layers),

@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 from early_exit.models.exit_adapters import ExitAdapters, new_exit_adapters
 from early_exit.models.exit_heads import ExitHeads, backbone_fingerprints, fingerprint, new_exit_heads
+from early_exit.models.family import Family
 from early_exit.models.token_ranking import rank_tokens
 
 
-class ExitModules:
+class ExitModules(Family):
     """Modules and buffers that exits add to a T5-family model, each where its configuration says so.
 
     exit_heads: the trained confidence classifiers, by name; `config.exit_heads` says of each how it was made.
     exit_adapters: what the exits' states go through, where they were not trained with the model, or None.
     """
+
+    token_ranking: Tensor | None
 
     def __init__(self, config, *args, **kwargs):
         super().__init__(config, *args, **kwargs)
@@ -29,6 +32,11 @@ class ExitModules:
         self.exit_transformation: nn.Linear | None = None
         if getattr(config, "exit_transformation", False):
             self.add_exit_transformation()
+
+    @property
+    def num_exits(self) -> int:
+        """L, the number of decoder layers."""
+        return len(self.decoder.block)
 
     def add_exit_transformation(self) -> None:
         """A linear map, the identity at first, that students' states go through where hidden states are
@@ -58,8 +66,9 @@ class ExitModules:
         """
         made = {"shared": shared, "backbone": backbone_fingerprints(self)}
         self.config.exit_heads = {**(getattr(self.config, "exit_heads", None) or {}), name: made}
-        self.exit_heads[name] = new_exit_heads(self.config, name).to(self.device)
-        return self.exit_heads[name]
+        heads = new_exit_heads(self.config, name).to(self.device)
+        self.exit_heads[name] = heads
+        return heads
 
     def check_exit_heads(self, name: str) -> None:
         """Raises ValueError where the model has no heads of that name, or has them from another model."""

@@ -31,7 +31,7 @@ def decode_batches(
     ends = _as_set(config.eos_token_id)
     for first in range(0, len(sources), rows):
         numbers = list(range(first, min(first + rows, len(sources))))
-        inputs = padded_sources([sources[number] for number in numbers], pad, model.device)
+        inputs: dict[str, Any] = padded_sources([sources[number] for number in numbers], pad, model.device)
         if states is not None:
             padded, inputs["attention_mask"] = padded_batch([states[number] for number in numbers])
             inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=padded)

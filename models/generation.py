@@ -52,7 +52,7 @@ class EarlyExitOutput(ModelOutput):
     kept and drafting: see `early_exit.decoding.results.DecodedBatch`; None from reference decoding.
     """
 
-    sequences: Tensor | None = None
+    sequences: Tensor
     exit_layers: Tensor | None = None
     confidences: Tensor | None = None
     max_stay_confidence: Tensor | None = None
@@ -96,7 +96,7 @@ def early_exit_generate(
     new = decoded.tokens.masked_fill(decoded.exit_layers == 0, padding_of(generation_config))
     sequences = torch.cat([input_ids, new.to(input_ids.device)], dim=1)
     if streamer is not None:
-        if _drafts_wait(policy):
+        if isinstance(choose, Choice) and _drafts_wait(policy):
             choose.settled(0, sequences.shape[1])
         streamer.end()
     return _output(sequences, decoded) if generation_config.return_dict_in_generate else sequences
@@ -137,7 +137,7 @@ def _check_call(prepared: Prepared, policy: ExitPolicy, options: dict) -> None:
 
 def _lenience(policy: ExitPolicy) -> float:
     """Of drafts that are drawn, see `early_exit.decoding.sampled_drafts`."""
-    return {"exact": 1.0, "lenient": policy.accept_ratio, "parallel": 0.0}[policy.verify]
+    return {"exact": 1.0, "lenient": policy.accept_ratio, "parallel": 0.0}[str(policy.verify)]
 
 
 def reference_generate(
@@ -157,8 +157,7 @@ def reference_generate(
     choice = _RowByRow(prepared)
     source = model_kwargs["encoder_outputs"].last_hidden_state  # [rows, source, d_model]
     mask = model_kwargs.get("attention_mask")  # [rows, source]
-    draws = policy.verify is not None and generation_config.do_sample
-    seed = new_seed() if draws else None
+    seed = new_seed() if policy.verify is not None and generation_config.do_sample else None
 
     def decode(row: int) -> Decoded:
         decoder = ReferenceDecoder(model, source[row, None], None if mask is None else mask[row, None])
@@ -166,7 +165,7 @@ def reference_generate(
         arguments = (decoder, input_ids[row], policy.for_row(row), next_token, prepared.max_new_tokens)
         if policy.verify is None:
             return decode_reference(*arguments)
-        sampled = SampledDrafts(seed, row, _lenience(policy)) if draws else None
+        sampled = None if seed is None else SampledDrafts(seed, row, _lenience(policy))
         return decode_drafts_reference(*arguments, process=process, sampled=sampled)
 
     decoded = [decode(row) for row in range(prepared.rows)]

@@ -86,11 +86,7 @@ def head_training_loss(
         for name in names:
             model.exit_heads[name].agreed += counts[0]
             model.exit_heads[name].seen += counts[1]
-    losses = []
-    for name in names:
-        log_odds = head_log_odds(model, name, seen.states)[:, seen.kept]
-        losses.append(head_cross_entropy(log_odds, agrees, labelled))
+    log_odds = [head_log_odds(model, name, seen.states)[:, seen.kept] for name in names]
+    losses = torch.stack([head_cross_entropy(each, agrees, labelled) for each in log_odds])  # [heads]
     tokens = agrees.shape[1] if num_items_in_batch is None else num_items_in_batch
-    return HeadLossOutput(
-        loss=sum(losses) / tokens, head_losses=torch.stack(losses).detach() / max(1, agrees.shape[1])
-    )
+    return HeadLossOutput(loss=losses.sum() / tokens, head_losses=losses.detach() / max(1, agrees.shape[1]))

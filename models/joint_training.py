@@ -19,7 +19,7 @@ class JointTraining:
     @classmethod
     def of(cls, asked: "JointTraining | Objective | str") -> "JointTraining":
         """An objective alone, or by its name, without a perturbation."""
-        if isinstance(asked, cls):
+        if isinstance(asked, JointTraining):
             return asked
         return cls(Objective(asked) if isinstance(asked, str) else asked)
 

@@ -43,7 +43,7 @@ def add_lora(model, settings: LoraSettings) -> None:
         raise ValueError(f"the model has no linear layers {', '.join(unknown)!r} for LoRA; it has: {known}")
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # any number, whatever PEFT says
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
     )

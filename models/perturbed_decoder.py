@@ -94,7 +94,7 @@ def perturbed_states(
 def _position_bias(attention, length: int, before: Tensor | None) -> Tensor:
     """[1, heads, length, length], −∞ ahead of a token. UMT5 has one in each layer, the others share the first
     layer's."""
-    if not attention.has_relative_attention_bias:
+    if before is not None and not attention.has_relative_attention_bias:
         return before
     bias = attention.compute_bias(length, length, device=attention.q.weight.device)
     ahead = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)

@@ -192,5 +192,5 @@ def _hash_tensors(named: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in named:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         for chunk in tensor.detach().reshape(-1).split(_CHUNK):
-            digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]

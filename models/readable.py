@@ -8,8 +8,13 @@ import copy
 import sys
 from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import AuxiliaryTrainingWrapper
 
 Modules = list[tuple[str, nn.Module]]  # with their names in the model
 
@@ -41,7 +46,7 @@ def weight_of(module: nn.Module) -> Tensor:
     """
     module = _unwrapped(module)
     if not _is_adapted(module):
-        return module.weight.detach()
+        return _own_weight(module)
     merged = copy.deepcopy(module)
     try:
         if module.disable_adapters:
@@ -50,7 +55,11 @@ def weight_of(module: nn.Module) -> Tensor:
             merged.merge()
     except (AttributeError, NotImplementedError, ValueError) as error:
         raise ValueError(f"an adapter of type {type(module).__name__} cannot be merged: {error}") from error
-    return merged.get_base_layer().weight.detach()
+    return _own_weight(merged.get_base_layer())
+
+
+def _own_weight(module: nn.Module) -> Tensor:
+    return cast(Tensor, module.weight).detach()
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -76,9 +85,13 @@ def _read_ones(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
     for name, module in modules:
         if name.startswith(("exit_heads", "exit_adapters", "exit_transformation", *inside)):
             continue
-        if _is_adapted(module) or _is_saved_copy(module):
+        if _counts_as_one(module):
             inside.append(name + ".")
         yield name, module
+
+
+def _counts_as_one(module: nn.Module) -> bool:
+    return _is_adapted(module) or _is_saved_copy(module)
 
 
 def _unreadable(module: nn.Module) -> str | None:
@@ -118,7 +131,7 @@ def _is_known(module_class: type) -> bool:
     return is_family or f"{module_class.__module__}.".startswith(_OWN_PACKAGES)
 
 
-def _unmergeable(module: nn.Module) -> str | None:
+def _unmergeable(module: object) -> str | None:
     if getattr(module, "merge", None) is None:
         return f"an adapter of type {type(module).__name__} cannot be merged"
     biases = getattr(module, "lora_bias", {})
@@ -127,7 +140,7 @@ def _unmergeable(module: nn.Module) -> str | None:
     return None
 
 
-def _is_adapted(module: nn.Module) -> bool:
+def _is_adapted(module: nn.Module) -> "TypeGuard[BaseTunerLayer]":
     if "peft" not in sys.modules:
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -135,7 +148,7 @@ def _is_adapted(module: nn.Module) -> bool:
     return isinstance(module, BaseTunerLayer)
 
 
-def _is_saved_copy(module: nn.Module) -> bool:
+def _is_saved_copy(module: nn.Module) -> "TypeGuard[AuxiliaryTrainingWrapper]":
     if "peft" not in sys.modules:
         return False
     from peft.utils import AuxiliaryTrainingWrapper
@@ -148,5 +161,6 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     if not _is_saved_copy(module):
         return module
     if module.disable_adapters or not module.active_adapters:
-        return module.original_module
-    return module.modules_to_save[module.active_adapters[0]] if hasattr(module, "modules_to_save") else module
+        return cast(nn.Module, module.original_module)
+    saved = cast(nn.ModuleDict | None, getattr(module, "modules_to_save", None))
+    return module if saved is None else saved[module.active_adapters[0]]

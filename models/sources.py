@@ -59,7 +59,7 @@ def by_length(sources: Sequence[Source]) -> list[int]:
 
 def padded_batch(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows [length, …] of different length as one tensor [rows, longest, …], and its mask [rows, longest]."""
-    padded = pad_sequence(rows, batch_first=True)
+    padded = pad_sequence(list(rows), batch_first=True)
     lengths = torch.tensor([len(row) for row in rows], device=padded.device)
     return padded, (torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]).long()
 
@@ -90,7 +90,5 @@ def encode_all(encoder: nn.Module, sources: Sequence[Source], at_once: int, devi
     """The same, kept, in the order of the sources though encoded by length."""
     order = by_length(sources)
     rows = encoded(encoder, [sources[number] for number in order], at_once, device, Watch())
-    states: list[Tensor | None] = [None] * len(sources)
-    for number, row in zip(order, rows, strict=True):
-        states[number] = row
-    return states
+    states = dict(zip(order, rows, strict=True))
+    return [states[number] for number in range(len(sources))]

@@ -7,7 +7,7 @@ is not plain greedy decoding goes through `generate`, in fixed batches.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +102,7 @@ class _Stream:
         self._device = model.device
 
     def decode(self, sources: Sequence[Source], rows: int, states: Sequence[Tensor] | None) -> DecodedTexts:
-        order, texts = by_length(sources), DecodedTexts([None] * len(sources))
+        order, decoded = by_length(sources), {}
         prompts = self._prompts(
             [sources[number] for number in order],
             rows,
@@ -117,7 +117,7 @@ class _Stream:
             )
             for count, row in enumerate(stream, start=1):
                 row.prompt = order[row.prompt]
-                texts.rows[row.prompt] = row
+                decoded[row.prompt] = row
                 tokens, seen = stream.tokens() - seen, stream.tokens()
                 if tokens:
                     self._watch.chose(tokens)
@@ -125,6 +125,7 @@ class _Stream:
                 if stream.kept is not None and count % _COUNTED_TOGETHER == 0:
                     stream.kept()  # which lets go of the states
                     self._watch.start()
+        texts = DecodedTexts([decoded[number] for number in range(len(sources))])
         texts.counts += Counter(stream.screen or {})
         if stream.kept is not None:
             texts.counts["kept"], texts.counts["chosen"] = stream.kept()
@@ -133,7 +134,8 @@ class _Stream:
     def _prompts(
         self, sources: Sequence[Source], at_once: int, states: Sequence[Tensor] | None
     ) -> Iterator[Prompt]:
-        if states is None:
-            states = encoded(self._held.encoder, sources, at_once, self._device, self._watch)
+        each_alone: Iterable[Tensor] = states or encoded(
+            self._held.encoder, sources, at_once, self._device, self._watch
+        )
         prefix = np.array([self._greedy.start], dtype=np.int64)
-        return (Prompt(each, prefix) for each in states)
+        return (Prompt(each, prefix) for each in each_alone)

@@ -11,6 +11,7 @@ References: CALM, Schuster et al. 2022; T5, Raffel et al. 2020.
 import inspect
 from collections.abc import Sequence
 from functools import wraps
+from typing import Any
 
 from torch import Tensor
 from transformers import (
@@ -31,11 +32,6 @@ from early_exit.training.objectives import Objective
 
 class EarlyExitMixin(ExitModules, ExitGeneration):
     """What an exit after every decoder layer adds to a T5-family model. Layers count from 1 to L."""
-
-    @property
-    def num_exits(self) -> int:
-        """L, the number of decoder layers."""
-        return len(self.decoder.block)
 
     def head_input(self, normed: Tensor) -> Tensor:
         """What the LM head reads: `normed` [..., d_model], scaled where this model scales it.
@@ -81,19 +77,21 @@ class EarlyExitMixin(ExitModules, ExitGeneration):
         if exit_head_loss is None and exit_loss is None and not exit_adapter_loss:
             return super().forward(*args, **kwargs)
         inputs = inspect.signature(super().forward).bind_partial(*args, **kwargs).arguments
-        inputs = {**inputs.pop("kwargs", {}), **inputs}
+        inputs: dict[str, Any] = {**inputs.pop("kwargs", {}), **inputs}
         if inputs.get("labels") is None:
             raise ValueError("exit_loss, exit_head_loss and exit_adapter_loss need labels")
         _refuse(inputs, "past_key_values")
         if exit_head_loss is not None or exit_adapter_loss:
             _refuse(inputs, "decoder_inputs_embeds", "decoder_attention_mask", "inputs_embeds")
-            read = {name: inputs.get(name) for name in ("input_ids", "attention_mask", "labels")}
-            if exit_adapter_loss:
+            names = ("input_ids", "attention_mask", "labels")
+            read: dict[str, Any] = {name: inputs.get(name) for name in names}
+            if exit_adapter_loss or exit_head_loss is None:
                 return adapter_training_loss(self, read, num_items_in_batch)
-            loss, names = exit_head_loss
-            return head_training_loss(self, names, loss, read, num_items_in_batch)
+            loss, heads = exit_head_loss
+            return head_training_loss(self, heads, loss, read, num_items_in_batch)
         if self.exit_adapters is not None:
             raise ValueError("the losses at the exits train a model without exit adapters: drop these")
+        assert exit_loss is not None  # or all three were
         return joint_training_loss(self, JointTraining.of(exit_loss), inputs, num_items_in_batch)
 
     def head_inputs(self, outputs) -> list[Tensor]:
@@ -147,7 +145,7 @@ def with_stock_signature(model_class: type) -> type:
     def forward(self, *args, **kwargs):
         return ours(self, *args, **kwargs)
 
-    forward.__signature__ = inspect.Signature([*stock, *added, rest])
+    forward.__dict__["__signature__"] = inspect.Signature([*stock, *added, rest])
     model_class.forward = forward
     setattr(model_class, FAMILY, True)
     return model_class

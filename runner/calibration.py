@@ -15,7 +15,6 @@ from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
 from util.ledger import Attempt, Ledger
 from util.pipeline import certified_pipeline
-from util.report import write_report
 from util.run_folder import finish_sweep
 from util.verdict import Context, entry, verdict
 from util.words import without_words
@@ -69,6 +68,8 @@ def calibrate_exits(
 def _finish(folder: Path, result: dict[str, Any]) -> None:
     write_json(folder / CALIBRATION_FILE, result)
     finish_sweep(folder)
+    from util.report import write_report  # here, for matplotlib: a run that draws nothing starts earlier
+
     write_report(folder)
 
 

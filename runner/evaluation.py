@@ -11,7 +11,6 @@ from runner.values import Evaluation, Run
 from trainers.generation import GenerationTrainer
 from util.files import write_text
 from util.metrics import scores_of_tokens
-from util.report import write_report
 from util.results import SweepTable, heads_table, write_results
 from util.run_folder import finish_sweep
 from util.run_texts import RunTexts
@@ -41,6 +40,8 @@ def sweep(trainer: GenerationTrainer, policies: list, evaluation: Evaluation, ta
         trainer.generation = evaluation.settings(policy)
         table.retime(policy, trainer.evaluate())
     if trainer.is_world_process_zero():
+        from util.report import write_report  # here, for matplotlib: a run that draws nothing starts earlier
+
         texts.finish()
         finish_sweep(Path(trainer.args.output_dir))
         write_report(Path(trainer.args.output_dir))

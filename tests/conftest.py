@@ -1,21 +1,26 @@
 """Tests run offline, on one small machine, and leave nothing behind."""
 
+import gc
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
 _caches = tempfile.TemporaryDirectory(prefix="early-exit-tests-")
+# A process of pytest-xdist has its parent's: matplotlib's list of fonts is made once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ.update(HF_HOME=_caches.name, MPLCONFIGDIR=_caches.name)
 os.environ.update(
-    HF_HOME=_caches.name,
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
-    MPLCONFIGDIR=_caches.name,
 )
 
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+
+from tests.warm_python import warm_python  # noqa: E402
 
 # A model step takes milliseconds to hundreds of them; only wrong answers are failures.
 settings.register_profile("project", deadline=None, max_examples=30, database=None)
@@ -36,8 +41,8 @@ _SLOW = {
     "models/test_readable.py",
     "util/test_tokenizer.py",
 }
-# Files whose tests are slow only where they need a trained model: bad input, and docs that are current.
-_SLOW_WITH_A_MODEL = {"cli/test_bad_input.py", "cli/test_readme.py"}
+# Files whose tests are slow only where they need a trained model.
+_SLOW_WITH_A_MODEL = {"cli/test_readme.py"}
 
 
 def pytest_configure(config):
@@ -46,18 +51,42 @@ def pytest_configure(config):
         settings.load_profile("fast")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """With `-m "not slow"` files without a quick test are not even imported."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        file = collection_path.relative_to(Path(__file__).parent).as_posix()
+        return True if _is_slow(file) and file not in _SLOW_WITH_A_MODEL else None
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Marks tests as slow: `-m "not slow"` leaves them out."""
     for item in items:
         file = item.nodeid.removeprefix("tests/").partition("::")[0]
         quick = file in _SLOW_WITH_A_MODEL and "model" not in item.fixturenames
-        if _SLOW & {file, file.partition("/")[0]} and not quick:
+        if _is_slow(file) and not quick:
             item.add_marker(pytest.mark.slow)
+
+
+def _is_slow(file: str) -> bool:
+    return bool(_SLOW & {file, file.partition("/")[0]})
+
+
+def pytest_collection_finish():
+    """What is imported stays: a garbage collection need not look at it, and each training makes one."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Path of a Python that has everything imported, for tests that start processes."""
+    with warm_python() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -1,39 +1,34 @@
-"""Two processes of one run, as `torchrun` starts them, in less time: a server imports everything once and
-forks them. `tests/trainers/test_joint.py` starts some with the real launcher."""
+"""Two processes of one run, as `torchrun` starts them, in less time. `tests/trainers/test_joint.py` starts
+some with the real launcher."""
 
-import multiprocessing
 import os
 import socket
-import sys
+import subprocess
+from pathlib import Path
+
+from tests.warm_python import ROOT
 
 SECONDS = 180
 
 
-def run_in_two(*flags: str) -> None:
+def run_in_two(python: Path, *flags: str) -> None:
     """Runs `run_summarization.py` with these flags in two processes that know of each other; both must end
-    with 0."""
+    with 0. python: of the fixture."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    # Not forked from this process: torch's threads, which it has, would be missing in its children.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runner"])
-    processes = [context.Process(target=_run, args=(rank, port, flags)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(SECONDS)
-        process.kill()
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
-def _run(rank: int, port: int, flags: tuple[str, ...]) -> None:
-    from runner import main
-    from util.arguments import DataArguments
-
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    sys.argv = ["run_summarization.py", *flags]
-    sys.exit(main(DataArguments))
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [python, "run_summarization.py", *flags],
+            cwd=ROOT,
+            env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    try:
+        assert [process.wait(SECONDS) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()

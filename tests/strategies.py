@@ -3,10 +3,17 @@
 from dataclasses import replace
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from early_exit import MEASURES, ExitPolicy
 from tests.tiny import HEADS
+
+
+def examples(share: float) -> settings:
+    """A share of the profile's number of examples, at least one: quick runs draw fewer here, too."""
+    return settings(max_examples=max(1, round(share * settings.default.max_examples)))
+
 
 layers = st.integers(1, 4)
 shortlists = st.one_of(st.none(), st.sampled_from([1, 16, 17, 97]), st.integers(1, 97))

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset, load_dataset_builder
 from transformers.utils import logging
 
+from util.corpus import SPLIT_SIZES
 from util.errors import UsageError
 from util.tasks import Task
 from util.text_files import SUFFIXES, read_rows, shortened
@@ -68,7 +69,8 @@ def load_split(
     without examples, and for a value that is a list, a dictionary or bytes.
     """
     if data.name == "embedded":
-        rows = data.task.embedded(split)
+        size = SPLIT_SIZES[split]
+        rows = data.task.embedded(split, size if limit is None else min(limit, size))
         source = _Source("the embedded corpus", list(rows[0]), rows)
     elif data.name is not None:
         source = _data_set(split, data)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import xlogy
-from scipy.stats import binom, rankdata
 
 
 def hoeffding(losses: np.ndarray, delta: float, epsilon: float) -> float:
@@ -32,7 +31,7 @@ def hoeffding_bentkus(losses: np.ndarray, delta: float, epsilon: float) -> float
     n, mean = len(losses), min(_mean(losses), delta)
     divergence = xlogy(mean, mean / delta) + xlogy(1 - mean, (1 - mean) / (1 - delta))
     # Rounding can push a whole sum above itself.
-    bentkus = math.e * binom.cdf(math.ceil(math.fsum(losses) - 1e-9), n, delta)
+    bentkus = math.e * _binomial_cdf(math.ceil(math.fsum(losses) - 1e-9), n, delta)
     return float(min(1.0, math.exp(-n * divergence), bentkus))
 
 
@@ -40,7 +39,7 @@ def binomial(losses: np.ndarray, delta: float, epsilon: float) -> float:
     """P(Bin(n, δ) ≤ sum), exact for losses that are 0 or 1. Raises ValueError for others."""
     if not np.isin(losses, (0, 1)).all():
         raise ValueError("the binomial bound needs losses that are 0 or 1, such as those of an exact match")
-    return float(binom.cdf(round(math.fsum(losses)), len(losses), delta))
+    return _binomial_cdf(round(math.fsum(losses)), len(losses), delta)
 
 
 def wsr(losses: np.ndarray, delta: float, epsilon: float) -> float:
@@ -131,8 +130,16 @@ def warn_of_order(losses: np.ndarray, passed: float | None = None, stacklevel: i
     )
 
 
+def _binomial_cdf(successes: int, n: int, share: float) -> float:
+    from scipy.stats import binom  # here: runs that calibrate nothing start half a second earlier
+
+    return float(binom.cdf(successes, n, share))
+
+
 def _rank_correlation(losses: np.ndarray) -> float:
     """Spearman's, with the place; 0 where all losses are the same."""
+    from scipy.stats import rankdata  # here, as in `_binomial_cdf`
+
     ranks = rankdata(losses)
     return 0.0 if np.ptp(ranks) == 0 else float(np.corrcoef(ranks, np.arange(len(losses)))[0, 1])
 

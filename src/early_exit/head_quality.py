@@ -4,7 +4,6 @@ References: Brier 1950; expected calibration error, Naeini et al. 2015.
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 _BINS = 10
 
@@ -32,6 +31,8 @@ def auroc(confidence: np.ndarray, agrees: np.ndarray) -> float | None:
     positive, negative = int(agrees.sum()), int((~agrees).sum())
     if not positive or not negative:
         return None
+    from scipy.stats import rankdata  # here: runs without exit heads start half a second earlier
+
     ranks = rankdata(confidence)
     return float((ranks[agrees].sum() - positive * (positive + 1) / 2) / (positive * negative))
 

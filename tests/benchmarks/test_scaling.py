@@ -1,6 +1,10 @@
 """The arithmetic of docs/scaling.md, and that its tables are those of the results."""
 
+from dataclasses import replace
+
 import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from benchmarks import scaling
 from benchmarks.scaling import Counted, Machine, Model, seconds, speedups, ways
@@ -9,6 +13,21 @@ from util.pages import with_tables
 # Nothing but weights to read: a layer has 6·8·8 + 2·8·16 = 640, the head 100·8 = 800.
 MODEL = Model("tiny", 8, 8, 16, 4, 2, vocabulary=100, source=0, new_tokens=10)
 MEMORY = Machine("memory", bandwidth=1e-9, products=1e9, cache=1)  # a byte a second
+
+
+def test_sizes_are_those_of_the_modules():
+    sizes = {"d_model": 8, "d_kv": 2, "num_heads": 4, "d_ff": 16, "num_layers": 2, "num_decoder_layers": 4}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=100, **sizes))
+    once = [block.layer[1].EncDecAttention for block in model.decoder.block]  # their k and v: once a source
+    once = sum(attention.k.weight.numel() + attention.v.weight.numel() for attention in once)
+
+    def products(stack):
+        return sum(
+            module.weight.numel() for module in stack.block.modules() if isinstance(module, torch.nn.Linear)
+        )
+
+    assert MODEL.layers * MODEL.layer == products(model.decoder) - once
+    assert replace(MODEL, source=5).encoder == 5 * (products(model.encoder) + once)
 
 
 def test_full_depth_reads_all_layers_and_the_head():

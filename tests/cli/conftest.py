@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-import runner
 from util.arguments import DataArguments
+from util.report import html
 
 ROOT = Path(__file__).parents[2]
 DATA = ["--dataset_name", "embedded", "--source_prefix", "summarize: ", "--max_target_length", "12"]
@@ -15,6 +15,8 @@ QUIET = ["--report_to", "none", "--disable_tqdm", "True", "--use_cpu"]
 
 def call(*flags: str) -> int:
     """Runs the entry point with these flags. Returns its exit code."""
+    import runner  # here: quick runs of the tests do without it
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["run_summarization.py", *flags])
         return runner.main(DataArguments)
@@ -34,6 +36,13 @@ def eval_flags(model: Path, output: Path, *more: str) -> list[str]:
         *DATA, *QUIET, "--model_name_or_path", str(model), "--do_eval", "--predict_with_generate",
         "--max_eval_samples", "3", "--output_dir", str(output), *more,
     ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Only tests of reports draw their figures, which takes as long as a calibration does."""
+    if request.path.stem != "test_report":
+        monkeypatch.setattr(html, "_svg", lambda figure: "")
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import errno
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -129,12 +128,9 @@ def test_bad_settings_files(capsys, tmp_path):
     fails_with(capsys, [file], str(file))
 
 
-@pytest.mark.slow
-def test_the_process_exits_with_2(tmp_path):
+def test_the_process_exits_with_2(python, tmp_path):
     flags = eval_flags(tmp_path / "no-model", tmp_path / "output", "--static_exit_layer", "-1")
-    done = subprocess.run(
-        [sys.executable, "run_summarization.py", *flags], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([python, "run_summarization.py", *flags], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("run_summarization.py: error: ")
     assert "Traceback" not in done.stderr

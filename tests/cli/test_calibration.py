@@ -134,10 +134,10 @@ def test_an_interrupted_table_goes_on(checkpoint, tmp_path):
     assert {**found, "speedup": 0} == {**verdict, "speedup": 0}
 
 
-def test_two_processes_give_the_table_of_one(checkpoint, tmp_path):
+def test_two_processes_give_the_table_of_one(checkpoint, python, tmp_path):
     """Against texts of a model of its own, too."""
     assert call(*cali_flags(checkpoint, tmp_path / "one")) == 0
-    run_in_two(*cali_flags(checkpoint, tmp_path / "two", "--calibrate_reference", str(checkpoint)))
+    run_in_two(python, *cali_flags(checkpoint, tmp_path / "two", "--calibrate_reference", str(checkpoint)))
     one, two = (read_json(tmp_path / name / "loss_table.json.gz")["columns"] for name in ("one", "two"))
     assert one == two
 

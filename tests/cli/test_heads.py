@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -104,9 +103,9 @@ def test_a_shared_head_is_one_head(model, tmp_path):
     assert len(heads.seen) == 2
 
 
-def test_two_processes_count_the_training_set_as_one_does(model, together, tmp_path):
+def test_two_processes_count_the_training_set_as_one_does(model, python, together, tmp_path):
     flags = head_flags(model, tmp_path / "two", "MLP", "--per_device_train_batch_size", "4")
-    run_in_two(*flags)
+    run_in_two(python, *flags)
     two, one = (load_model(str(path)).exit_heads["MLP"] for path in (tmp_path / "two", together))
     assert two.seen.tolist() == one.seen.tolist()
     assert two.agreed.tolist() == one.agreed.tolist()
@@ -158,14 +157,14 @@ def test_exits_that_were_not_trained_are_warned_of(caplog, tmp_path, model):
     assert "does not say that its exits were trained" in caplog.text
 
 
-def test_the_figures_of_a_comparison(together, tmp_path):
+def test_the_figures_of_a_comparison(together, python, tmp_path):
     flags = ["--use_early_exit", "True", "--exit_conf_type", f"softmax,{HEADS}", "--exit_conf_threshold"]
     output = tmp_path / "sweep"
     assert call(*eval_flags(together, output, *flags, "0.5", "1.0", "--deploy_scenario", "True")) == 0
     static = ["--static_exit_layer", "all", "--deploy_scenario", "True"]
     assert call(*eval_flags(together, output, *static)) == 0
     arguments = [output / "sweep.json", "--heads", together / "eval_results.json", "--folder", tmp_path]
-    command = [sys.executable, "-m", "util.confidence_plots", *map(str, arguments)]
+    command = [python, "-m", "util.confidence_plots", *map(str, arguments)]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
     drawn = sorted(path.stem for path in tmp_path.glob("*.png"))
     assert drawn == ["confidence_time", "layers", "reliability", "time"]

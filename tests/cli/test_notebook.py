@@ -27,7 +27,7 @@ def test_the_notebook_draws_its_figures(model, tmp_path):
         "--output-dir",
         str(tmp_path),
     ]
-    private = {name: str(tmp_path / name) for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR")}
+    private = {name: str(tmp_path / name) for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     environment = {**os.environ, **private, "CALIBRATION_RESULTS": str(results)}
     subprocess.run([*command, "plot_gen_calibration.ipynb"], cwd=ROOT, env=environment, check=True)
     notebook = json.loads((tmp_path / "plot_gen_calibration.ipynb").read_text())

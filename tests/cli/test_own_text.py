@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -164,13 +163,13 @@ def test_a_model_without_training_writes_nothing(capsys, tmp_path):
     fails_with(capsys, train_flags(tmp_path / "o", *OWN), "needs a trained model to write the texts")
 
 
-def test_the_script_ends_with_own_texts(tmp_path):
+def test_the_script_ends_with_own_texts(python, tmp_path):
     rows = [{"document": f"a fire in the {place}", "summary": f"{place} burns"} for place in "abcdefgh"]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {
         "MODEL_SHAPE": "tiny", "TRAIN_FILE": tmp_path / "t.jsonl",
         "TOKENIZER_VOCAB_SIZE": 400, "MAX_STEPS": 2, "OUTPUT_DIR": tmp_path / "o",
-        "OWN_TEXT_STEPS": 2, "DOCUMENTS": 6, "MAX_TARGET_LENGTH": 12, "PYTHON": sys.executable,
+        "OWN_TEXT_STEPS": 2, "DOCUMENTS": 6, "MAX_TARGET_LENGTH": 12, "PYTHON": python,
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = ["bash", "scripts/train.sh", "--use_cpu", "--disable_tqdm", "True"]

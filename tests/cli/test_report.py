@@ -40,7 +40,9 @@ def test_a_sweep_keeps_its_texts(model, tmp_path):
             assert ("".join(text["pieces"]), text["exit_layers"]) == written(
                 model, prompt["document"], policy
             )
-    assert "static 1 exact" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "static 1 exact" in report
+    assert report.count("data:image/svg+xml;base64,") == 3
 
 
 def test_a_sweep_that_goes_on_keeps_them_too(model, tmp_path):
@@ -59,4 +61,6 @@ def test_a_calibration_keeps_texts_and_losses_of_its_check(model, tmp_path):
     for entry, each in zip(calibration["deltas"], content["settings"][1:], strict=False):
         mean = sum(each["losses"]) / len(each["losses"])
         assert entry["held_out"]["mean"] == pytest.approx(mean)
-    assert "certified" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "certified" in report
+    assert report.count("data:image/svg+xml;base64,") == 3

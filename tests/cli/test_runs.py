@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -166,18 +164,18 @@ def test_a_sweep_skips_its_finished_points_and_grows(tmp_path, model, capsys, mo
     assert len(sweep_settings(tmp_path)) == 6
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(tmp_path):
+def test_a_killed_training_goes_on_from_its_last_checkpoint(python, tmp_path):
     output = tmp_path / "run"
     flags = train_flags(output, "--save_steps", "5", "--logging_steps", "1", "--overwrite_output_dir")
     flags[flags.index("--max_steps") + 1] = "3000"
-    command = [sys.executable, "run_summarization.py", *flags]
+    command = [python, "run_summarization.py", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (output / "checkpoint-10").exists() and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.terminate()  # kills the training at once
+    assert process.wait() == 128 + signal.SIGKILL
     reached = max(
         int(path.parent.name.split("-")[1]) for path in output.glob("checkpoint-*/trainer_state.json")
     )

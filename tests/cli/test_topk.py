@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 
@@ -34,11 +33,11 @@ def test_a_screened_head_evaluates_as_the_whole_one(model, tmp_path, precision):
             assert screened[name] == whole[name]
 
 
-def test_the_sweep_of_k_and_its_picture(model, tmp_path):
+def test_the_sweep_of_k_and_its_picture(model, python, tmp_path):
     """As people call it; K is scaled to the model's vocabulary."""
     settings = {
         "MODEL": model, "OUTPUT_DIR": tmp_path / "topk", "MAX_EVAL_SAMPLES": 2, "MAX_TARGET_LENGTH": 12,
-        "EVAL_BATCH_SIZE": 2, "PYTHON": sys.executable, "THRESHOLDS": "1.0 0.02",
+        "EVAL_BATCH_SIZE": 2, "PYTHON": python, "THRESHOLDS": "1.0 0.02",
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = ["bash", "topk_run_file.sh", "--use_cpu", "--report_to", "none"]
@@ -55,10 +54,10 @@ def test_the_sweep_of_k_and_its_picture(model, tmp_path):
     assert (tmp_path / "topk" / "confidence_time.png").stat().st_size > 1000
 
 
-def test_one_setting_of_k(model, tmp_path):
+def test_one_setting_of_k(model, python, tmp_path):
     settings = {
         "MODEL": model, "OUTPUT_DIR": tmp_path / "k", "MAX_EVAL_SAMPLES": 2, "MAX_TARGET_LENGTH": 12,
-        "TOP_K": 7, "THRESHOLD": 0.02, "PYTHON": sys.executable,
+        "TOP_K": 7, "THRESHOLD": 0.02, "PYTHON": python,
     }  # fmt: skip
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = ["bash", "scripts/topk_propagation_eval.sh", "--use_cpu", "--report_to", "none"]
@@ -66,10 +65,10 @@ def test_one_setting_of_k(model, tmp_path):
     assert 0 < results(tmp_path / "k")["eval_top_k_kept"] <= 1
 
 
-def test_two_processes_count_what_one_counts(model, tmp_path):
+def test_two_processes_count_what_one_counts(model, python, tmp_path):
     flags = [*SOFTMAX, "--top_propagation", "3", "--per_device_eval_batch_size", "1"]
     assert call(*eval_flags(model, tmp_path / "one", *flags)) == 0
-    run_in_two(*eval_flags(model, tmp_path / "two", *flags))
+    run_in_two(python, *eval_flags(model, tmp_path / "two", *flags))
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert one["eval_top_k_kept"] == two["eval_top_k_kept"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import Engine, ExitPolicy, Prompt
@@ -13,6 +13,7 @@ from early_exit.kernels.native.loop import serves
 from early_exit.linear import PRECISIONS, has_native
 from early_exit.models.adapter import decoder_tensors
 from early_exit.models.exit_heads import packed_head
+from tests.strategies import examples
 from tests.tiny import MODELS
 
 pytestmark = [
@@ -58,7 +59,7 @@ def policies(draw, prompts: int):
     return ExitPolicy(**exits, **drafts, max_draft=draw(st.integers(1, 5)))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(2)
 @given(data=st.data(), rows=st.integers(1, 5), prompts=st.integers(1, 7))
 def test_the_compiled_loop_gives_what_python_gives(data, rows, prompts):
     policy = data.draw(policies(prompts))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import T5Config
 
@@ -25,6 +25,7 @@ from early_exit.kernels.torch_kernels import TorchKernels
 from early_exit.linear import PRECISIONS, has_native
 from early_exit.models.adapter import decoder_tensors, encoder_tensors
 from early_exit.models.t5 import EarlyExitT5
+from tests.strategies import examples
 from tests.tiny import FAMILIES, MODELS
 
 pytestmark = [
@@ -95,7 +96,7 @@ def odd_model(
     ).eval()  # fmt: skip
 
 
-@settings(max_examples=8, deadline=None)
+@examples(0.25)
 @given(
     d_model=st.integers(1, 70), heads=st.integers(1, 3), head_dim=st.integers(1, 70), d_ff=st.integers(1, 90),
     vocabulary=st.integers(2, 600), gated=st.booleans(), source=st.integers(1, 40),
@@ -123,7 +124,7 @@ def test_odd_sizes(d_model, heads, head_dim, d_ff, vocabulary, gated, source):
 @torch.no_grad()
 @pytest.mark.parametrize("precision", PRECISIONS)
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@examples(0.25)
 def test_an_item_is_bit_for_bit_the_same_in_any_call(precision, data):
     """Alone and after one another; and many at once, on several threads."""
     kernels = NativeKernels(decoder_tensors(MODELS["t5 v1.1"]), precision)

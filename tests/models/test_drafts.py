@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
 from early_exit.models.generation import reference_generate
-from tests.strategies import shortlists
+from tests.strategies import examples, shortlists
 from tests.tiny import FAMILIES, MODELS, source_batch
 
 FULL_DEPTH = ExitPolicy()
@@ -38,7 +38,7 @@ ends = st.sampled_from([[1], [1, 6, 9, 13, 24, 31, 35, 41]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=6, deadline=None)
+@examples(0.2)
 @given(exits=exits, rows=st.integers(1, 5), max_draft=st.integers(1, 7), options=processors, eos=ends)
 def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draft, options, eos):
     inputs = source_batch(rows, 9) | options | {"max_new_tokens": 11, "eos_token_id": eos}
@@ -49,7 +49,7 @@ def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draf
 
 @pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@settings(max_examples=5, deadline=None)
+@examples(0.2)
 @given(exits=exits, rows=st.integers(1, 6), max_draft=st.integers(1, 7))
 def test_they_do_in_every_precision(precision, exits, rows, max_draft):
     inputs = source_batch(rows, 9) | {"max_new_tokens": 14, "engine_precision": precision}
@@ -60,7 +60,7 @@ def test_they_do_in_every_precision(precision, exits, rows, max_draft):
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@examples(0.8)
 @given(
     exits=exits,
     verify=st.sampled_from(["parallel", "rollback", "exact", "lenient"]),

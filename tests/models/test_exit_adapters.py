@@ -1,5 +1,7 @@
 """Exit adapters: their training pass against a naive loop, and decoding with them against the reference."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def adapted_model(family: str = "t5", rank: int | None = None, heads: bool = Tru
     return model.eval()
 
 
-ADAPTED = {family: adapted_model(family) for family in FAMILIES}
+adapted = cache(adapted_model)  # a model of each family, which tests leave as it is
 
 
 @settings(max_examples=16)
@@ -49,7 +51,7 @@ def test_the_engine_equals_the_reference(family, rows, seed, data):
         "return_dict_in_generate": True,
         "eos_token_id": data.draw(st.lists(st.integers(2, 96), min_size=1, max_size=20)),
     }
-    model = ADAPTED[family]
+    model = adapted(family)
     expected = model.generate(**options, custom_generate=reference_generate)
     decoded = model.generate(**options)
     assert torch.equal(decoded.sequences, expected.sequences)
@@ -75,14 +77,14 @@ def test_drafts_equal_the_reference(verify, threshold, measure, seed, processes)
     options = {**source_batch(2, 9, seed), "exit_policy": policy, "max_new_tokens": 8}
     if processes:
         options["no_repeat_ngram_size"] = 2
-    expected = ADAPTED["t5"].generate(**options, custom_generate=reference_generate)
-    assert torch.equal(ADAPTED["t5"].generate(**options), expected)
+    expected = adapted("t5").generate(**options, custom_generate=reference_generate)
+    assert torch.equal(adapted("t5").generate(**options), expected)
 
 
 @settings(max_examples=12)
 @given(rows=st.integers(1, 3), seed=st.integers(0, 99), data=st.data())
 def test_torch_kernels_equal_the_reference(rows, seed, data):
-    model = ADAPTED["t5"]
+    model = adapted("t5")
     options = {
         **source_batch(rows, 9, seed),
         "exit_policy": data.draw(batch_policies(rows)),
@@ -113,8 +115,8 @@ def test_the_compiled_loop_equals_single_steps_in_every_precision(precision, mea
         "max_new_tokens": 8,
         "return_dict_in_generate": True,
     }
-    loop = ADAPTED["t5"].generate(**options)
-    steps = ADAPTED["t5"].generate(**options, bad_words_ids=[[96, 95, 94, 93]])
+    loop = adapted("t5").generate(**options)
+    steps = adapted("t5").generate(**options, bad_words_ids=[[96, 95, 94, 93]])
     assert torch.equal(loop.sequences, steps.sequences)
     assert torch.equal(loop.exit_layers, steps.exit_layers)
 
@@ -124,7 +126,7 @@ def test_the_compiled_loop_equals_single_steps_in_every_precision(precision, mea
 def test_a_screened_head_changes_no_token_and_no_exit(threshold, seed):
     options = {**source_batch(3, 9, seed), "max_new_tokens": 10, "return_dict_in_generate": True}
     plain, screened = (
-        ADAPTED["t5"].generate(
+        adapted("t5").generate(
             **options, exit_policy=ExitPolicy(measure="softmax", threshold=threshold, screen=screen)
         )
         for screen in (False, True)
@@ -135,7 +137,7 @@ def test_a_screened_head_changes_no_token_and_no_exit(threshold, seed):
 
 def test_adapters_decide_in_these_tests():
     """Guards those above: random adapters must change tokens, and leave full depth as it is."""
-    with_adapters, without = ADAPTED["t5"], tiny_model()
+    with_adapters, without = adapted("t5"), tiny_model()
     for layer in (1, 2, 3, 4):
         options = {**source_batch(3, 9), "exit_policy": ExitPolicy(static_layer=layer), "max_new_tokens": 10}
         same = torch.equal(with_adapters.generate(**options), without.generate(**options))
@@ -241,7 +243,7 @@ def test_the_losses_at_the_exits_refuse_a_model_with_adapters():
 
 def test_an_adapter_counts_where_an_exit_below_full_depth_reads_the_head():
     """Of 32 · 32 weights in 4 bytes; of 2.5 layers a token at most half go to layer 4."""
-    with_adapters, without, layers = ADAPTED["t5"], tiny_model(), np.array([2.5])
+    with_adapters, without, layers = adapted("t5"), tiny_model(), np.array([2.5])
     matrix = 4 * 32 * 32
     for policy, times in (
         (ExitPolicy(measure="softmax", threshold=0.5), 2.5 - 0.5),

@@ -176,9 +176,10 @@ def test_threads_share_a_model():
     ] + [{"exit_policy": None}] * 4
     inputs = [source_batch(2, 9, seed) for seed in range(3)]
     jobs = [(call, batch) for call in calls for batch in inputs] * 2
-    expected = [
-        tiny_model().generate(**batch, **call, max_new_tokens=6) for call, batch in jobs[: len(jobs) // 2]
-    ]
+    expected = []
+    for call in calls:
+        alone = tiny_model()
+        expected += [alone.generate(**batch, **call, max_new_tokens=6) for batch in inputs]
     barrier = threading.Barrier(4)
 
     def work(job):
@@ -271,3 +272,8 @@ def test_a_saved_configuration_names_the_plain_class(family, tmp_path):
     assert saved["architectures"] == [STOCK[family].__name__]
     assert sorted(saved["exit_heads"]) == sorted(MODELS[family].config.exit_heads)
     assert type(load_model(str(tmp_path))) is MODEL_CLASSES[family]
+
+
+def test_an_unknown_word_is_no_policy():
+    with pytest.raises(ValueError, match="exit_policy 'fast': allowed: an ExitPolicy, None and 'calibrated'"):
+        MODELS["t5"].generate(**INPUTS, exit_policy="fast")

@@ -5,7 +5,7 @@ import copy
 import accelerate
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from peft import (
     IA3Config,
@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from early_exit import ExitPolicy
 from early_exit.models.engines import engine_for
 from early_exit.models.generation import reference_generate
+from tests.strategies import examples
 from tests.tiny import MODELS, source_batch, tiny_model
 
 FULL_DEPTH, INPUTS = ExitPolicy(), source_batch(3, 9)
@@ -75,7 +76,7 @@ def test_adapters_count(name, family):
         assert torch.equal(decoded, merged.generate(**options, exit_policy=exits))
 
 
-@settings(max_examples=12)
+@examples(0.3)
 @given(
     st.lists(st.sampled_from(["off", "on", "other", "default", "merge", "unmerge"]), min_size=2, max_size=5)
 )

@@ -31,7 +31,7 @@ SPLITS = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(python, tmp_path_factory):
     """Name of the split → (results, losses by step, weights), from the real entry point."""
     folder = tmp_path_factory.mktemp("runs")
     for name, size in (("train", 48), ("validation", 7)):
@@ -49,7 +49,7 @@ def runs(tmp_path_factory):
             assert call(*command) == 0
         else:
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launcher += [f"--nproc_per_node={processes}", "run_summarization.py"]
+            launcher += [f"--nproc_per_node={processes}", "--no-python", str(python), "run_summarization.py"]
             done = subprocess.run(
                 [*launcher, *command], cwd=ROOT, capture_output=True, text=True, check=False
             )

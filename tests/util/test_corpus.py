@@ -10,8 +10,13 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def test_corpus_is_large_and_varied_enough():
-    examples = generate("train")
+@pytest.fixture(scope="module")
+def splits():
+    return {name: generate(name) for name in SPLIT_SIZES}
+
+
+def test_corpus_is_large_and_varied_enough(splits):
+    examples = splits["train"]
     assert len(examples) == SPLIT_SIZES["train"]
     vocabulary = {word for example in examples for text in example.values() for word in words(text)}
     assert len(vocabulary) >= 2000
@@ -19,8 +24,8 @@ def test_corpus_is_large_and_varied_enough():
     assert all(8 <= len(example["summary"].split()) <= 30 for example in examples)
 
 
-def test_summaries_are_not_copied_and_need_knowledge():
-    for example in generate("validation", 300):
+def test_summaries_are_not_copied_and_need_knowledge(splits):
+    for example in splits["validation"][:300]:
         document, summary = (" ".join(words(example[name])) for name in ("document", "summary"))
         assert summary not in document
         runs = [" ".join(summary.split()[at : at + 6]) for at in range(len(summary.split()) - 5)]
@@ -29,14 +34,14 @@ def test_summaries_are_not_copied_and_need_knowledge():
         assert region not in example["document"]
 
 
-def test_no_slot_is_left_open():
-    assert not [example for example in generate("test") if set("{}") & set("".join(example.values()))]
+def test_no_slot_is_left_open(splits):
+    assert not [example for example in splits["test"] if set("{}") & set("".join(example.values()))]
 
 
-def test_same_seed_same_examples_and_splits_share_none():
-    assert generate("train", 50) == generate("train", 60)[:50]
+def test_same_seed_same_examples_and_splits_share_none(splits):
+    assert generate("train", 50) == splits["train"][:50]
     assert generate("train", 50) != generate("train", 50, seed=1)
-    documents = [{example["document"] for example in generate(split)} for split in SPLIT_SIZES]
+    documents = [{example["document"] for example in examples} for examples in splits.values()]
     assert len(set.union(*documents)) == sum(map(len, documents)) == sum(SPLIT_SIZES.values())
 
 

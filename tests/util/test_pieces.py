@@ -8,7 +8,7 @@ from util.corpus import generate
 from util.pieces import pieces
 from util.tokenizer import train_tokenizer
 
-UNIGRAM = train_tokenizer([row["document"] for row in generate("validation")[:200]], 300)
+UNIGRAM = train_tokenizer([row["document"] for row in generate("validation", 200)], 300)
 BYTES = ByT5Tokenizer()
 
 
