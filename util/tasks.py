@@ -26,8 +26,8 @@ class Task:
     """What tells one task from another.
 
     name: of the task. columns: by the last part of a hub id, the columns of a known data set, sources first,
-    the target last. embedded: split → rows of the embedded corpus. scores: (texts, references of each) →
-    score name → percent. score_names: its keys, of which the first chooses the best model.
+    the target last. embedded: (split, how many) → rows of the embedded corpus. scores: (texts, references
+    of each) → score name → percent. score_names: its keys, of which the first chooses the best model.
 
     source: what is made of the sources' texts, a format string. target: cell → the text; raises ValueError
     with what is wrong. several: whether it gives a list of all right texts, of which the first is learned.
@@ -37,7 +37,7 @@ class Task:
 
     name: str
     columns: Mapping[str, tuple[str, ...]]
-    embedded: Callable[[str], list[dict[str, Any]]]
+    embedded: Callable[[str, int], list[dict[str, Any]]]
     scores: Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]
     score_names: tuple[str, ...]
     source: str = "{}"
