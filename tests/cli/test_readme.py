@@ -101,7 +101,7 @@ def test_scripts_are_valid_shell():
 def test_the_readme_s_example_runs(model, capsys):
     code = next(text for name, language, text in BLOCKS if (name, language) == ("README.md", "python"))
     assert len(code.strip().splitlines()) <= 12
-    exec(code.replace("save/demo/model", str(model)), scope := {})
+    exec(code.replace("save/train", str(model)), scope := {})
     assert capsys.readouterr().out.endswith(f"\n{scope['output'].exit_layers[0]}\n")
     assert 0 < scope["output"].exit_layers.max() <= 3
 
