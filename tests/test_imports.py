@@ -35,6 +35,7 @@ def test_import_rules_hold():
         ("trainers/joint.py", "import util.files"),
     ],
 )
+@pytest.mark.slow
 def test_a_breach_is_found(tmp_path, file, line):
     for folder in ("src", "models", "trainers", "util", "runner"):
         shutil.copytree(
