@@ -39,6 +39,9 @@ _SLOW = {
     "models/test_exit_adapters.py",
     "models/test_perturbed_decoder.py",
     "models/test_readable.py",
+    "models/test_sampled_drafts.py",
+    "util/test_corpus.py",
+    "util/test_report.py",
     "util/test_tokenizer.py",
 }
 # Files whose tests are slow only where they need a trained model.

@@ -38,6 +38,7 @@ def test_import_rules_hold():
         ("util/data.py", "import util.command_line"),
     ],
 )
+@pytest.mark.slow
 def test_a_breach_is_found(tmp_path, file, line):
     for folder in ("src", "models", "trainers", "util", "runner"):
         shutil.copytree(

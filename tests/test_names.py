@@ -21,12 +21,17 @@ def python_files():
     return [file for file in files if ROOT / "src/early_exit/models" not in file.parents]
 
 
-def prose(source: str):
-    """Docstrings and comments."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            yield ast.get_docstring(node) or ""
+def prose(path: Path, source: str):
+    """Docstrings and comments of a file."""
+    yield from docstrings(module(path))
     yield from re.findall(r"#.*", source)
+
+
+def docstrings(node: ast.AST):
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        yield ast.get_docstring(node) or ""
+        for each in node.body:
+            yield from docstrings(each)
 
 
 @cache
@@ -74,7 +79,7 @@ def exists(dotted: str) -> bool:
 def test_names_in_prose_exist():
     texts = {file: file.read_text(encoding="utf-8") for file in python_files()}
     texts = {file: text for file, text in texts.items() if _NAME.search(text)}
-    told = {file: chain.from_iterable(map(_NAME.findall, prose(text))) for file, text in texts.items()}
+    told = {file: chain.from_iterable(map(_NAME.findall, prose(file, text))) for file, text in texts.items()}
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     told |= {file: _NAME.findall(file.read_text(encoding="utf-8")) for file in pages}
     wrong = [
@@ -93,3 +98,10 @@ def test_a_wrong_name_is_found():
     assert not exists("early_exit.policy.ExitPolicy.to_text")
     assert not exists("early_exit.screen")
     assert not exists("util.results.provenances")
+
+
+def test_prose_is_docstrings_and_comments(tmp_path):
+    lines = ('"""one"""', "class A:", ' """two"""', " def f(self):", '  """three"""', '  x = "no"  # four')
+    text = "\n".join(lines)
+    (tmp_path / "file.py").write_text(text)
+    assert list(prose(tmp_path / "file.py", text)) == ["one", "two", "three", "# four"]

@@ -135,6 +135,7 @@ def test_rows_of_a_batch_decode_as_they_do_alone_each_with_its_threshold():
         assert (together.exit_layers[row, steps:] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_longer_text_than_before_gets_a_longer_position_bias():
     model, inputs = tiny_model(), source_batch(2, 9)
     for length in (3, 150):

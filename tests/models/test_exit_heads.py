@@ -11,6 +11,7 @@ from early_exit.models.loading import load_model
 from tests.tiny import HEADS, source_batch, tiny_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_learns_which_states_agree(name):
     """The probability is that of agreeing, not of its opposite."""
@@ -71,6 +72,7 @@ def test_the_training_set_is_counted_while_training_only(loss):
         assert model.exit_heads[name].seen.tolist() == labelled
 
 
+@pytest.mark.slow
 def test_heads_are_saved_with_the_model_and_t5_loads_it_without_them(tmp_path):
     model, inputs = tiny_model(), source_batch(3, 6)
     options = {**inputs, "max_new_tokens": 8, "return_dict_in_generate": True}
