@@ -104,19 +104,28 @@ def quality_and_speed(name: str, quality: str) -> Callable[[], str]:
 
 
 def multi30k() -> str:
-    """The exits of a translation model before and after it learned its own texts."""
-    names = {"multi30k": "trained", "own": "own", "own-gold": "half gold", "own-propagated": "propagated"}
-    parts = {shown: load(f"multi30k/{name}")["exits"] for name, shown in names.items()}
-    header = [f"{what}, {name}" for what in ("BLEU", "agreement") for name in parts]
-    rows = [["exit after layer", *header]]
-    for exits in zip(*parts.values(), strict=True):
-        scores = [f"{each['bleu']:.1f}" for each in exits]
-        rows.append([str(exits[0]["layer"]), *scores, *(f"{each['agreement']:.3f}" for each in exits)])
+    """The exits of a translation model, trained for longer and on texts of its own."""
+    models = {
+        "multi30k": "4,500 steps",
+        "own": "4,500 steps, own texts",
+        "own-gold": "4,500 steps, own texts and as many gold texts",
+        "own-propagated": "4,500 steps, own texts, propagated states",
+        "multi30k-long": "7,000 steps",
+        "multi30k-long-own": "7,000 steps, own texts",
+        "multi30k-mixed": "7,000 steps, own texts of mixed documents",
+    }
+    rows = [["trained", *(f"BLEU, exit {layer}" for layer in (4, 8)), "BLEU, full depth"]]
+    rows[0] += [f"agreement, exit {layer}" for layer in (1, 2, 4, 6, 8)]
+    for name, trained in models.items():
+        exits = {each["layer"]: each for each in load(f"multi30k/{name}")["exits"]}
+        scores = [f"{exits[layer]['bleu']:.1f}" for layer in (4, 8, max(exits))]
+        rows.append([trained, *scores, *(f"{exits[layer]['agreement']:.3f}" for layer in (1, 2, 4, 6, 8))])
     return markdown_table(rows)
 
 
 def own_text() -> str:
-    names = ("start", "gold", "own", "own_kd", "own_propagation")
+    gold = "gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip"
+    names = ["start", *gold.split(), "own", "own_kd", "own_propagation"]
     return own_text_table({name: load(f"own_text/{name}") for name in names})
 
 
