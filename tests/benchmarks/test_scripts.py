@@ -25,6 +25,7 @@ def run(tmp_path, monkeypatch):
     def call(script: str, *flags: str) -> list[dict]:
         path = tmp_path / "results.json"
         monkeypatch.setattr(sys, "argv", [script, *flags, "--json", str(path)])
+        monkeypatch.delitem(sys.modules, f"benchmarks.{script}", raising=False)  # runpy warns of it
         runpy.run_module(f"benchmarks.{script}", run_name="__main__")
         return json.loads(path.read_text())["rows"]
 
