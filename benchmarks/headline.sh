@@ -48,13 +48,14 @@ train() {  # data set: its model, last on its own texts
   esac
 }
 
-heads() {  # the model with exit heads, which learn from its own texts
-  local output=$FOLDER/$1/heads
+heads() {  # the model with exit heads, which learn from its own texts of documents that nobody has seen
+  local output=$FOLDER/$1/heads texts=$FOLDER/$1/mixed.json
   [ -n "$heads" ] || return 0
+  [ -e "$texts" ] || "$PYTHON" -m benchmarks.mixed_documents "$train" "$texts" --count 4000
   [ -e "$output/eval_results.json" ] ||
-    MODEL=$model OUTPUT_DIR=$output HEADS=$heads TASK=$task TRAIN_FILE=${HEAD_TEXTS:-$train} VALIDATION_FILE=$calibrate \
+    MODEL=$model OUTPUT_DIR=$output HEADS=$heads TASK=$task TRAIN_FILE=$texts VALIDATION_FILE=$calibrate \
       SOURCE_PREFIX=$prefix SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MAX_SOURCE_LENGTH=128 \
-      MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=16 MAX_TRAIN_SAMPLES=${HEAD_SAMPLES:-4000} MAX_EVAL_SAMPLES=200 \
+      MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=16 MAX_EVAL_SAMPLES=200 \
       bash scripts/confidence_classifier_training.sh --train_on_own_text True --use_cpu --overwrite_output_dir
   model=$output
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # A German-to-English model with 12 decoder layers, trained from nothing on Multi30k by one thread: full depth and
-# one other exit learn at a step, in turn; then all of them, in turn again, full depth's own texts, into
-# OUTPUT_DIR-own. benchmarks/multi30k_exits.py measures both on the test set. What was interrupted goes on, what has
-# finished is reused. DATA holds train.json and test.json.
+# one other exit learn at a step, in turn; then all of them, in turn again, full depth's own texts of documents that
+# are mixed from two halves (benchmarks/mixed_documents.py), into OUTPUT_DIR-own. benchmarks/multi30k_exits.py measures
+# both on the test set. What was interrupted goes on, what has finished is reused. DATA holds train.json and test.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -15,10 +15,10 @@ MODEL_SHAPE=${MODEL_SHAPE:-deep-small}
 TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-4000}
 BATCH_SIZE=${BATCH_SIZE:-48}
 LEARNING_RATE=${LEARNING_RATE:-5e-4}  # at 1.5e-3 attention becomes one-hot within 300 steps, and learning stops
-MAX_STEPS=${MAX_STEPS:-4500}
+MAX_STEPS=${MAX_STEPS:-7000}
 DECAY_STEPS=${DECAY_STEPS:-1500}      # the last ones, in which the rate sinks to nothing
 SAVE_STEPS=${SAVE_STEPS:-100}
-OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-300}
+OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-400}
 LANGUAGES=(--source_lang de --target_lang en)
 
 [ -e "$OUTPUT_DIR/train_results.json" ] || "$PYTHON" run_translation.py \
@@ -34,9 +34,11 @@ LANGUAGES=(--source_lang de --target_lang en)
   --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none --disable_tqdm True \
   --use_cpu "$@"
 
+MIXED=$OUTPUT_DIR-mixed.json
+[ -e "$MIXED" ] || "$PYTHON" -m benchmarks.mixed_documents "$DATA/train.json" "$MIXED" --count "${DOCUMENTS:-12800}"
 [ -e "$OUTPUT_DIR-own/train_results.json" ] ||
-  TASK=translation SOURCE_LANG=de TARGET_LANG=en TRAIN_FILE=$DATA/train.json MODEL=$OUTPUT_DIR \
-    MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own DOCUMENTS=${DOCUMENTS:-9600} \
+  TASK=translation SOURCE_LANG=de TARGET_LANG=en TRAIN_FILE=$MIXED MODEL=$OUTPUT_DIR \
+    MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own \
     MAX_STEPS=$OWN_TEXT_STEPS LEARNING_RATE=${OWN_TEXT_RATE:-1e-4} SAVE_STEPS=50 \
     bash scripts/own_text.sh --exit_loss_curriculum rotational \
     --train_sampling_strategy group_by_length --use_cpu --disable_tqdm True
