@@ -31,8 +31,8 @@ settings() {  # data set: its files, flags and calibration
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      heads=MLP samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_conf_type=softmax,MLP exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
-      thresholds="1 0.98 0.96 0.94 0.92 0.9 0.85 0.8 0.7 0.6" ;;
+      heads=MLP samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
+      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
 }
