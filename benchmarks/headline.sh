@@ -26,12 +26,12 @@ settings() {  # data set: its files, flags and calibration
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      heads="" samples=200 held_out=115 grid=${GRID:-verify=none,parallel max_draft=16} shortlist=${SHORTLIST:-1000}
+      heads="" min_layer=1 samples=200 held_out=115 grid=${GRID:-verify=none,parallel max_draft=16} shortlist=${SHORTLIST:-1000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      heads=MLP samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
+      heads=MLP min_layer=2 samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
@@ -65,7 +65,8 @@ calibrate() {  # consistency, its loss, deltas
   [ ! -e "$output/calibration.json" ] || return 0
   MODEL=$FOLDER/$name/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
     MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
-    SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} CONSISTENCY=$1 DELTAS=$3 GRID=$grid \
+    SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MIN_LAYER=$min_layer \
+    CONSISTENCY=$1 DELTAS=$3 GRID=$grid \
     THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$2" \
     --shortlist "$shortlist" --shortlist_at_full_depth True --engine_precision int8 --calibrate_test chains \
     --use_cpu --report_to none
