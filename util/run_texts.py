@@ -31,7 +31,7 @@ class RunTexts:
     there, if that is about the same prompts."""
 
     def __init__(self, trainer, dataset: Dataset):
-        """trainer: a `GenerationTrainer`. dataset: tokenized, as `util.data.tokenize` gives it."""
+        """trainer: a `GenerationTrainer`. dataset: tokenized, as `util.tokens.tokenize` gives it."""
         self._trainer, self._dataset = trainer, dataset.select(range(min(EXAMPLES, len(dataset))))
         self._file = Path(trainer.args.output_dir) / TEXTS_FILE
         self._content = {"layers": trainer.model.num_exits, "prompts": self._prompts(), "settings": []}

@@ -33,7 +33,9 @@ def test_the_notebook_draws_its_figures(model, tmp_path):
     notebook = json.loads((tmp_path / "plot_gen_calibration.ipynb").read_text())
     outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3 + 3 + 4
-    table = next(output["data"]["text/markdown"] for output in outputs if "text/markdown" in output["data"])
+    table = next(
+        output["data"]["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})
+    )
     assert "naive, 95% of full quality" in "".join(table)
     assert "calibrated, δ = 0.8" in "".join(table)
     assert not [output for output in outputs if output["output_type"] == "error"]

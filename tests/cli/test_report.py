@@ -63,4 +63,4 @@ def test_a_calibration_keeps_texts_and_losses_of_its_check(model, tmp_path):
         assert entry["held_out"]["mean"] == pytest.approx(mean)
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "certified" in report
-    assert report.count("data:image/svg+xml;base64,") == 3
+    assert report.count("data:image/svg+xml;base64,") == 4
