@@ -69,12 +69,10 @@ class ExitGeneration(Family):
         audit: decodes a random share of the prompts at full depth too and tells a monitor of the difference.
         """
         kwargs.update(zip(_GENERATE_ARGUMENTS, args, strict=False))
-        if isinstance(exit_policy, str):
-            if exit_policy != CALIBRATED:
-                raise ValueError(
-                    f"exit_policy {exit_policy!r}: allowed: an ExitPolicy, None and {CALIBRATED!r}"
-                )
+        if isinstance(exit_policy, str) and exit_policy == CALIBRATED:
             exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
+        if exit_policy is not None and not isinstance(exit_policy, ExitPolicy):
+            raise ValueError(f"exit_policy {exit_policy!r}: allowed: an ExitPolicy, None and {CALIBRATED!r}")
         if exit_policy is None:
             _refuse_without_exits(engine_precision, audit)
             return super().generate(**self._with_deep_cache(kwargs))

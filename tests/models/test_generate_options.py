@@ -17,7 +17,7 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from early_exit import ExitPolicy
+from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.loading import load_model
 from early_exit.models.t5 import MODEL_CLASSES
 from tests.tiny import FAMILIES, MODELS, source_batch, tiny_model
@@ -274,6 +274,7 @@ def test_a_saved_configuration_names_the_plain_class(family, tmp_path):
     assert type(load_model(str(tmp_path))) is MODEL_CLASSES[family]
 
 
-def test_an_unknown_word_is_no_policy():
-    with pytest.raises(ValueError, match="exit_policy 'fast': allowed: an ExitPolicy, None and 'calibrated'"):
-        MODELS["t5"].generate(**INPUTS, exit_policy="fast")
+@pytest.mark.parametrize("given", ["fast", 0.9, DecodingSetting(), {"threshold": 0.9}], ids=repr)
+def test_what_is_no_policy_is_refused(given):
+    with pytest.raises(ValueError, match=r"exit_policy .*: allowed: an ExitPolicy, None and 'calibrated'"):
+        MODELS["t5"].generate(**INPUTS, exit_policy=given)
