@@ -42,10 +42,11 @@ def panel(axes: Axes, title: str, rows: list[dict]) -> None:
         axes.errorbar(
             x, y, xerr=spread, fmt=shape, color=colour, markersize=size, label=group, elinewidth=0.8, **ringed
         )
-        for row in own:
-            if text := row["promise"].replace(", ", "\n"):
-                place = (row[BASE]["median"], row["textual_loss"])
-                axes.annotate(text, place, xytext=(7, 7), textcoords="offset points", fontsize=7)
+        promised = sorted((row for row in own if row["promise"]), key=lambda row: row["textual_loss"])
+        for number, row in enumerate(promised):  # points lie close: the lowest has its words below
+            text, place = row["promise"].replace(", ", "\n"), (row[BASE]["median"], row["textual_loss"])
+            words = (7, 7) if number else (7, -13)
+            axes.annotate(text, place, xytext=words, textcoords="offset points", fontsize=7)
     axes.axvline(1, color="0.8", zorder=0)
     axes.set(title=title, xlabel="tokens per second, times int8 full depth of this engine")
 
