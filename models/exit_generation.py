@@ -69,10 +69,7 @@ class ExitGeneration(Family):
         audit: decodes a random share of the prompts at full depth too and tells a monitor of the difference.
         """
         kwargs.update(zip(_GENERATE_ARGUMENTS, args, strict=False))
-        if isinstance(exit_policy, str) and exit_policy == CALIBRATED:
-            exit_policy, engine_precision = calibrated_policy(self, engine_precision, kwargs)
-        if exit_policy is not None and not isinstance(exit_policy, ExitPolicy):
-            raise ValueError(f"exit_policy {exit_policy!r}: allowed: an ExitPolicy, None and {CALIBRATED!r}")
+        exit_policy, engine_precision = self._settled(exit_policy, engine_precision, kwargs)
         if exit_policy is None:
             _refuse_without_exits(engine_precision, audit)
             return super().generate(**self._with_deep_cache(kwargs))
@@ -87,6 +84,14 @@ class ExitGeneration(Family):
         engine = engine_for(self, exit_policy, precision_of(self, engine_precision))
         with _encoding_by(self, engine.encoder):
             return super().generate(custom_generate=loop, exit_policy=exit_policy, engine=engine, **kwargs)
+
+    def _settled(self, policy, precision: str | None, kwargs: dict) -> tuple[ExitPolicy | None, str | None]:
+        """Policy and precision as they are used. Raises ValueError for what is no policy."""
+        if isinstance(policy, str) and policy == CALIBRATED:
+            policy, precision = calibrated_policy(self, precision, kwargs)
+        if policy is not None and not isinstance(policy, ExitPolicy):
+            raise ValueError(f"exit_policy {policy!r}: allowed: an ExitPolicy, None and {CALIBRATED!r}")
+        return policy, precision
 
     def _with_deep_cache(self, kwargs: dict) -> dict:
         """transformers sizes its default cache by the encoder's layers and fails on a deeper decoder."""

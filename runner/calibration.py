@@ -45,10 +45,7 @@ def calibrate_exits(
     blank = _references_without_words(run, check_run)
     if trainer.is_world_process_zero():
         ledger.start(identity, own.hashes, attempt)
-    table = (SequentialTable if plan.test in SEQUENTIAL_TESTS else Table)(run)
-    table.build()
-    check = None if check_run is None else HeldOutCheck(check_run)
-    entries = [_entry(delta, table, check, context) for delta in plan.deltas]
+    table, entries = _tested(run, check_run, context)
     result = {
         **asdict(context),
         "fingerprint": context.fingerprint,
@@ -63,6 +60,16 @@ def calibrate_exits(
         outcome = ("delta", "certified", "threshold", "p_value")
         ledger.finish(identity, own.hashes, [{name: each[name] for name in outcome} for each in entries])
     return result
+
+
+def _tested(
+    run: CalibrationRun, check_run: CalibrationRun | None, context: Context
+) -> tuple[Table | SequentialTable, list[dict[str, Any]]]:
+    """What is known of the losses, and an entry for each δ."""
+    table = (SequentialTable if run.plan.test in SEQUENTIAL_TESTS else Table)(run)
+    table.build()
+    check = None if check_run is None else HeldOutCheck(check_run)
+    return table, [_entry(delta, table, check, context) for delta in run.plan.deltas]
 
 
 def _finish(folder: Path, result: dict[str, Any]) -> None:
