@@ -23,9 +23,10 @@ import torch
 from transformers import AutoTokenizer
 
 from benchmarks.contention import neighbours
-from benchmarks.headline_systems import Records, System, engine_systems, pairs, peer_systems
+from benchmarks.headline_systems import Records, System, engine_systems, peer_systems
 from benchmarks.headline_systems import build as build_system
 from benchmarks.peers import fastest_right
+from benchmarks.records import pairs
 from benchmarks.workers import Workers
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.loading import load_model

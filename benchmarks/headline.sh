@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # The headline: what certified early exit gives on the clock, against every peer, on two trained models. For each data
 # set a model whose exits were trained on its own texts (E2E_MODEL with 6 decoder layers, MULTI30K_MODEL with 12;
-# trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent; the deep one with MLP heads, since asking
-# softmax after so many layers costs more than what they decide) gets the width and vocabulary of SHAPE
+# trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent) gets the width and vocabulary of SHAPE
 # (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
 # thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
 #   SETS="e2e multi30k" RECORDS=300 BATCHES="1 8 32" bash benchmarks/headline.sh

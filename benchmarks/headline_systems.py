@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from benchmarks import ctranslate2_peer
 from benchmarks.drafts import PEERS, peer_options
-from benchmarks.records import read_records, source_tokens
+from benchmarks.records import pairs, source_tokens
 from benchmarks.workers import process_of
 from early_exit import DecodedRow, ExitPolicy
 from early_exit.models.loading import load_model
@@ -193,12 +193,3 @@ def _inputs(model_path: str, data: str, prefix: str) -> tuple:
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     documents = [document for document, _ in pairs(data)]
     return load_model(model_path).eval(), source_tokens(documents, tokenizer, 256, prefix)
-
-
-@cache
-def pairs(data: str) -> list[tuple[str, str]]:
-    """Source and reference of each line of a file: document and summary, or German and English."""
-    records = read_records(data)
-    if "translation" in records[0]:
-        return [(each["translation"]["de"], each["translation"]["en"]) for each in records]
-    return [(each["document"], each["summary"]) for each in records]

@@ -11,7 +11,7 @@ import json
 import random
 from pathlib import Path
 
-from benchmarks.headline_systems import pairs
+from benchmarks.records import pairs
 from util.files import write_text
 
 

@@ -1,6 +1,7 @@
 """Records of a data file, as the benchmarks read them, and their tokens."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,3 +17,12 @@ def read_records(path: Path | str, samples: int | None = None) -> list[dict[str,
 def source_tokens(documents: list[str], tokenizer, longest: int, prefix: str = PREFIX) -> list[list[int]]:
     """What the model reads of each document, cut to `longest` tokens."""
     return tokenizer([prefix + each for each in documents], truncation=True, max_length=longest)["input_ids"]
+
+
+@cache
+def pairs(data: str) -> list[tuple[str, str]]:
+    """Source and reference of each line of a file: document and summary, or German and English."""
+    records = read_records(data)
+    if "translation" in records[0]:
+        return [(each["translation"]["de"], each["translation"]["en"]) for each in records]
+    return [(each["document"], each["summary"]) for each in records]

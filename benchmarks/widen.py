@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from benchmarks.headline_systems import pairs
+from benchmarks.records import pairs
 from early_exit.models.exit_heads import ExitHeads, backbone_fingerprints
 from early_exit.models.loading import load_model
 from early_exit.models.shapes import shape_config

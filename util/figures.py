@@ -28,13 +28,11 @@ def run_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     if "eval_heads" in results:
         yield "Reliability of exit heads", plot_reliability(results["eval_heads"])
     calibration = read_json(folder / CALIBRATION_FILE)
-    table = read_json(folder / LOSS_TABLE_FILE)
-    if calibration is not None and is_table_of(table, calibration):
-        yield (
-            "Loss against layers: what was measured, and what is certified",
-            plot_losses(table["columns"], calibration),
-        )
     if calibration is not None:
+        table = read_json(folder / LOSS_TABLE_FILE)
+        if is_table_of(table, calibration):
+            figure = plot_losses(table["columns"], calibration)
+            yield "Loss against layers: what was measured, and what is certified", figure
         yield "δ against the measured loss", plot_delta([calibration], "dissimilarity")
         yield "δ against the lowest certified threshold", plot_delta([calibration], "threshold")
         yield "δ against mean exit layer", plot_delta([calibration], "layers")
