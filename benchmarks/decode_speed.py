@@ -7,6 +7,7 @@ Random weights, end-of-sequence off, encoder included; encoder and decoder are t
 All systems of a batch take turns, peers in processes beside that of the others (see workers.py); a ratio is
 the median over the turns of a system's time to another's in the same turn. Peers run with their fastest
 settings that write right texts. ONNX Runtime takes part where ONNX_PYTHON names its Python (onnx_peer.py).
+With `--device cuda` the peer is `generate` with a static cache, which transformers compiles and captures.
 """
 
 import argparse
@@ -58,16 +59,20 @@ def own_systems(num_layers: int, precisions: list[str]) -> list[System]:
 
 def compare(workers: Workers, options, batch: int) -> tuple[list[dict], list[dict]]:
     """Rows of all systems at a batch, and peers that were left out."""
-    setting = Setting(options.shape, batch, options.source, options.new_tokens, options.seed)
-    peers, left_out = best_peers(workers, options.peers, setting)
+    setting = Setting(options.shape, batch, options.source, options.new_tokens, options.seed, options.device)
     own = own_systems(random_model(options.shape).num_exits, options.precisions)
-    members = [System("generate"), *peers, *own, System("bandwidth")]
-    rows = take_turns(workers, members, setting, options.rounds, options.budget)
+    if options.device == "cpu":
+        peers, left_out = best_peers(workers, options.peers, setting)
+        own.append(System("bandwidth"))
+    else:
+        peers, left_out = [System("generate compiled")], []
+    rows = take_turns(workers, [System("generate"), *peers, *own], setting, options.rounds, options.budget)
+    bandwidth = rows.pop() if options.device == "cpu" else None
     for row in rows:
         row["ratio_to_generate"] = ratio(row, rows[0])
-        if row["system"] == "decoder" and row["schedule"] == "full":
-            add_floor(row, rows[-1])
-    return rows[:-1], [{"batch": batch, **each} for each in left_out]
+        if bandwidth is not None and (row["system"], row["schedule"]) == ("decoder", "full"):
+            add_floor(row, bandwidth)
+    return rows, [{"batch": batch, **each} for each in left_out]
 
 
 def add_floor(row: dict, bandwidth: dict) -> None:
@@ -126,7 +131,7 @@ def print_own_peak(options) -> None:
 
 def streams(workers: Workers, options) -> list[dict]:
     """Continuous against fixed batches, for batches of more than one row, in float32 and int8."""
-    sizes = (options.prompts, 2 * options.source, 2 * options.new_tokens, options.seed)
+    sizes = (options.prompts, 2 * options.source, 2 * options.new_tokens, options.seed, options.device)
     return [
         row
         for precision in options.precisions
@@ -146,6 +151,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--shape", default="t5-small", choices=tuple(SHAPES))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=tuple(PRECISIONS))
+    parser.add_argument(
+        "--device", default="cpu", help="of torch's systems; cuda: the peers are torch's, too"
+    )
     parser.add_argument("--kernels", choices=KERNELS, help="the engine's; default: its own choice")
     parser.add_argument("--peers", nargs="*", default=list(NAMES), choices=NAMES)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
@@ -160,6 +168,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also draws the picture beside it")
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.device != "cpu" and {"lengths", "memory"} & set(options.parts):
+        parser.error("--device: the parts lengths and memory are CPUs' alone; name --parts systems stream")
     options.rounds = min(2, options.rounds) if options.quick else options.rounds
     torch.set_num_threads(options.threads)
     choose_kernels(options.kernels)
@@ -168,8 +178,8 @@ def read_options() -> argparse.Namespace:
 
 def measure(options) -> dict:
     """All parts that are asked for, by name."""
-    environment = provenance(options.seed, "cpu")
-    if "ctranslate2" in options.peers:
+    environment = provenance(options.seed, options.device)
+    if "ctranslate2" in options.peers and options.device == "cpu":
         environment["ctranslate2"] = version("ctranslate2")
     results = {"environment": environment, "rows": [], "left_out": [], "stream": []}
     with Workers(build, options.threads) as workers:

@@ -1,48 +1,55 @@
 #!/usr/bin/env bash
-# A German-to-English model with 12 decoder layers, trained from nothing on Multi30k by one thread: full depth and
-# one other exit learn at a step, in turn; then all of them, in turn again, full depth's own texts of documents that
-# are mixed from two halves (benchmarks/mixed_documents.py), into OUTPUT_DIR-own. benchmarks/multi30k_exits.py measures
-# both on the test set. What was interrupted goes on, what has finished is reused. DATA holds train.json and test.json.
+# A German-to-English model with 12 decoder layers, trained from nothing on Multi30k: first all exits learn the data's
+# texts; then, into OUTPUT_DIR-own, they learn what full depth writes for documents that are mixed from two halves
+# (benchmarks/mixed_documents.py). A few minutes on a GPU, about a day on two cores. benchmarks/multi30k_exits.py
+# measures both on the test set (RESULTS= leaves that out). What was interrupted goes on, what has finished is reused.
+# DATA holds train.json and test.json. Extra arguments go to both trainings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-export PYTHON OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHON
 
 DATA=${DATA:-../shared/data/multi30k}
 OUTPUT_DIR=${OUTPUT_DIR:-save/multi30k}
-RESULTS=${RESULTS:-benchmarks/results/multi30k}
-MODEL_SHAPE=${MODEL_SHAPE:-deep-small}
-TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-4000}
-BATCH_SIZE=${BATCH_SIZE:-48}
-LEARNING_RATE=${LEARNING_RATE:-5e-4}  # at 1.5e-3 attention becomes one-hot within 300 steps, and learning stops
-MAX_STEPS=${MAX_STEPS:-7000}
-DECAY_STEPS=${DECAY_STEPS:-1500}      # the last ones, in which the rate sinks to nothing
-SAVE_STEPS=${SAVE_STEPS:-100}
-OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-400}
+RESULTS=${RESULTS-benchmarks/results/multi30k}
+MODEL_SHAPE=${MODEL_SHAPE:-deep}
+TOKENIZER_VOCAB_SIZE=${TOKENIZER_VOCAB_SIZE:-6000}
+DROPOUT=${DROPOUT:-0.2}
+LOSS=${LOSS:-weighted_ce}
+BATCH_SIZE=${BATCH_SIZE:-384}
+LEARNING_RATE=${LEARNING_RATE:-7e-4}
+WARMUP_STEPS=${WARMUP_STEPS:-300}
+MAX_STEPS=${MAX_STEPS:-3000}
+DECAY_STEPS=${DECAY_STEPS:-1000}      # the last ones, in which the rate sinks to nothing
+SAVE_STEPS=${SAVE_STEPS:-1000}
+DOCUMENTS=${DOCUMENTS:-30000}
+OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-800}
+OWN_TEXT_RATE=${OWN_TEXT_RATE:-4e-4}
+OWN_TEXT_DROPOUT=${OWN_TEXT_DROPOUT:-0.1}
 LANGUAGES=(--source_lang de --target_lang en)
 
 [ -e "$OUTPUT_DIR/train_results.json" ] || "$PYTHON" run_translation.py \
-  --model_shape "$MODEL_SHAPE" --tokenizer_vocab_size "$TOKENIZER_VOCAB_SIZE" \
+  --model_shape "$MODEL_SHAPE" --tokenizer_vocab_size "$TOKENIZER_VOCAB_SIZE" --dropout_rate "$DROPOUT" \
   --train_file "$DATA/train.json" "${LANGUAGES[@]}" \
   --max_source_length 64 --max_target_length 64 \
   --output_dir "$OUTPUT_DIR" --do_train \
-  --output_hidden_states_decoder True --intermediate_loss_fn weighted_ce --exit_loss_curriculum rotational \
+  --output_hidden_states_decoder True --intermediate_loss_fn "$LOSS" \
   --per_device_train_batch_size "$BATCH_SIZE" --train_sampling_strategy group_by_length \
-  --learning_rate "$LEARNING_RATE" --warmup_steps 150 \
+  --learning_rate "$LEARNING_RATE" --warmup_steps "$WARMUP_STEPS" \
   --lr_scheduler_type warmup_stable_decay --lr_scheduler_kwargs "{\"num_decay_steps\": $DECAY_STEPS}" \
   --adam_beta2 0.98 --weight_decay 0.01 --max_steps "$MAX_STEPS" \
-  --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none --disable_tqdm True \
-  --use_cpu "$@"
+  --save_steps "$SAVE_STEPS" --save_total_limit 1 --logging_steps 50 --report_to none --disable_tqdm True "$@"
 
 MIXED=$OUTPUT_DIR-mixed.json
-[ -e "$MIXED" ] || "$PYTHON" -m benchmarks.mixed_documents "$DATA/train.json" "$MIXED" --count "${DOCUMENTS:-12800}"
+[ -e "$MIXED" ] || "$PYTHON" -m benchmarks.mixed_documents "$DATA/train.json" "$MIXED" --count "$DOCUMENTS"
 [ -e "$OUTPUT_DIR-own/train_results.json" ] ||
   TASK=translation SOURCE_LANG=de TARGET_LANG=en TRAIN_FILE=$MIXED MODEL=$OUTPUT_DIR \
-    MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own \
-    MAX_STEPS=$OWN_TEXT_STEPS LEARNING_RATE=${OWN_TEXT_RATE:-1e-4} SAVE_STEPS=50 \
-    bash scripts/own_text.sh --exit_loss_curriculum rotational \
-    --train_sampling_strategy group_by_length --use_cpu --disable_tqdm True
+    MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own DOCUMENTS= WRITE_BATCH_SIZE=512 \
+    BATCH_SIZE=$BATCH_SIZE MAX_STEPS=$OWN_TEXT_STEPS LEARNING_RATE=$OWN_TEXT_RATE SAVE_STEPS=$SAVE_STEPS \
+    bash scripts/own_text.sh --dropout_rate "$OWN_TEXT_DROPOUT" \
+    --train_sampling_strategy group_by_length --disable_tqdm True "$@"
 
+[ -n "$RESULTS" ] || exit 0
 for model in "$OUTPUT_DIR" "$OUTPUT_DIR-own"; do
   "$PYTHON" -m benchmarks.multi30k_exits "$model" --data "$DATA/test.json" "${LANGUAGES[@]}" \
     --json "$RESULTS/$(basename "$model").json"

@@ -48,14 +48,14 @@ def drawn_lengths(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
 def build(stream: Stream, setting: tuple, threads: int) -> Callable[[], dict[str, Any]]:
     """For `Workers`: decodes all prompts and gives `tokens`."""
     setting = Setting(*setting)
-    model = random_model(setting.shape)
+    model = random_model(setting.shape).to(setting.device)
     exits = policy(stream.schedule, model.num_exits, setting)
     held = engine_for(model, exits, precision_of(model, stream.precision))
     source_lengths, text_lengths = drawn_lengths(setting)
     generator, start = torch.Generator().manual_seed(setting.seed), np.zeros(1, dtype=np.int64)
     prompts = []
     for length in source_lengths.tolist():
-        tokens = torch.randint(3, VOCABULARY - 128, (1, length), generator=generator)
+        tokens = torch.randint(3, VOCABULARY - 128, (1, length), generator=generator).to(setting.device)
         prompts.append(Prompt(held.encoder(input_ids=tokens).last_hidden_state[0].float(), start))
 
     def decode(first: int, last: int) -> list[list[int]]:

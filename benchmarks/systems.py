@@ -1,5 +1,6 @@
 """What the speed benchmarks time: functions that decode one batch of random prompts with random weights."""
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import T5ForConditionalGeneration
 
 from benchmarks import ctranslate2_peer, onnx_peer
 from benchmarks.bandwidth import measured_bandwidth
@@ -25,21 +27,22 @@ STATIC = ("1/3", "1/4", "1/6")
 
 
 class Setting(NamedTuple):
-    """source, new_tokens: lengths; seed: of the prompts and of the drawn layers."""
+    """source, new_tokens: lengths; seed: of the prompts and of the drawn layers; device: of torch's systems."""
 
     shape: str
     batch: int
     source: int
     new_tokens: int
     seed: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class System:
     """What is timed, in a precision.
 
-    name: generate; ctranslate2; onnxruntime; engine (`generate` with an exit policy, encoder included);
-    decoder (the engine without the encoder); encoder (the engine's); bandwidth (reading a large tensor).
+    name: generate; generate compiled (transformers' own T5 with a static cache, whose step it compiles);
+    ctranslate2; onnxruntime; engine (`generate` with an exit policy, encoder included); decoder (the engine without the encoder); encoder (the engine's); bandwidth (reading a large tensor).
     schedule: where tokens leave, see `policy`; in the decoder alone ragged rows get out of step, where
     that is faster, but for "ragged in step", as `generate` decodes. settings: environment variables of its
     process.
@@ -103,7 +106,8 @@ def build(system: System, setting: tuple, threads: int) -> Callable[[], dict[str
     setting = Setting(*setting)
     if system.name == "bandwidth":
         return lambda: {"bytes_per_second": measured_bandwidth()}
-    model, source = random_model(setting.shape), random_source(setting)
+    model = random_model(setting.shape).to(setting.device)
+    source = random_source(setting).to(setting.device)
     if system.name == "ctranslate2":
         return ctranslate2_peer.decoder(model, system.precision, source, setting.new_tokens, threads)
     if system.name == "onnxruntime":
@@ -114,6 +118,8 @@ def build(system: System, setting: tuple, threads: int) -> Callable[[], dict[str
     if system.name == "decoder":
         return _decoder_alone(system, model, source, setting)
     options = {"input_ids": source, "max_new_tokens": setting.new_tokens, "exit_policy": None}
+    if system.name == "generate compiled":
+        return _compiled(model, source, setting.new_tokens)
     if system.name == "engine":
         options |= {
             "exit_policy": policy(system.schedule, model.num_exits, setting),
@@ -122,9 +128,19 @@ def build(system: System, setting: tuple, threads: int) -> Callable[[], dict[str
     return lambda: {"tokens": model.generate(**options)[:, 1:].tolist()}
 
 
+def _compiled(model: EarlyExitT5, source: Tensor, new_tokens: int) -> Callable[[], dict[str, Any]]:
+    plain = T5ForConditionalGeneration(model.config).to(source.device).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    plain.generation_config = copy.deepcopy(model.generation_config)
+    options = {"input_ids": source, "max_new_tokens": new_tokens, "cache_implementation": "static"}
+    return lambda: {"tokens": plain.generate(**options)[:, 1:].tolist()}
+
+
 @torch.no_grad()
 def _encode(encoder: torch.nn.Module, source: Tensor) -> dict[str, Any]:
-    encoder(input_ids=source)
+    states = encoder(input_ids=source).last_hidden_state
+    if states.is_cuda:
+        torch.cuda.synchronize()
     return {}
 
 

@@ -27,8 +27,15 @@ SHAPES: dict[str, dict] = {
         # A quarter of the step's time, and in one pass over the corpus there is nothing to overfit.
         "dropout_rate": 0.0,
     },
-    # For Multi30k on one core (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what
-    # exits save, and narrow.
+    # For Multi30k (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what exits save, and
+    # narrow: "deep" for a GPU, "deep-small" for one core of a CPU.
+    "deep": {
+        "d_model": 256,
+        "d_ff": 1024,
+        "num_layers": 4,
+        "num_decoder_layers": 12,
+        "num_heads": 4,
+    },
     "deep-small": {
         "d_model": 192,
         "d_ff": 512,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from early_exit import Engine, ExitPolicy, Prompt
 from early_exit.decoding import kv_cache
+from early_exit.kernels import torch_kernels
 from early_exit.kernels.interface import Items
 from early_exit.kernels.torch_kernels import TorchKernels
 from early_exit.models.adapter import decoder_tensors
@@ -239,3 +240,17 @@ def test_entering_tells_which_positions_wait(data):
         found = set() if waiting is None else set(zip(*(each.tolist() for each in waiting), strict=True))
         assert found == before - there - set(items)
         there |= before | set(items)
+
+
+def test_attention_masks_start_on_a_multiple_of_16_bytes(monkeypatch):
+    """Where they do not, attention on GPUs fails with "misaligned address"."""
+    attend, starts = torch_kernels.scaled_dot_product_attention, []
+
+    def noting(*tensors, attn_mask, scale):
+        if attn_mask is not None and attn_mask.is_floating_point():
+            starts.append(attn_mask.data_ptr() % 16)
+        return attend(*tensors, attn_mask=attn_mask, scale=scale)
+
+    monkeypatch.setattr(torch_kernels, "scaled_dot_product_attention", noting)
+    decode_some(max_new_tokens=9)
+    assert len(starts) >= 9 and set(starts) == {0}

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import T5Config
 
 from early_exit import ExitPolicy, Prompt
+from early_exit.linear import has_native
 from early_exit.models.engines import engine_for
 from early_exit.models.generation import reference_generate
 from early_exit.models.t5 import EarlyExitT5
@@ -180,7 +181,7 @@ def test_a_screened_head_changes_no_token_and_no_exit(family, rows, seed, data):
     assert not (screened.confidences > plain.confidences + 1e-4).any()
     assert (screened.max_stay_confidence >= plain.max_stay_confidence - 1e-4).all()
     assert (screened.min_exit_confidence <= plain.min_exit_confidence + 1e-4).all()
-    assert screened.screen is not None
+    assert (screened.screen is not None) == has_native("cpu")  # torch's kernels have no screen
 
 
 @given(rows=st.integers(1, 9), seed=st.integers(0, 99), data=st.data())

@@ -6,14 +6,14 @@ Kernels pack the tensors as suits them and keep their own copies.
 Tensors are float32 unless something else is said, weights of products are [out, in]. Host arrays are numpy's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from early_exit.decoding.kv_cache import KVCache, SourceCache
+from early_exit.decoding.kv_cache import KVCache, SourceCache, on_device
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Items:
 
     slots: np.ndarray
     positions: np.ndarray
+    _moved: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -111,6 +112,13 @@ class Items:
     def __getitem__(self, chosen) -> "Items":
         """Those that an index array or a mask [n] names."""
         return Items(self.slots[chosen], self.positions[chosen])
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Slots and positions on a device, where they are taken once."""
+        if self._moved is None or self._moved[0].device != device:
+            moved = on_device(self.slots, device), on_device(self.positions, device)
+            object.__setattr__(self, "_moved", moved)
+        return self._moved
 
 
 @dataclass(frozen=True)

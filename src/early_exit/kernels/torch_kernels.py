@@ -84,23 +84,30 @@ class TorchKernels:
     def run(
         self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
     ) -> Tensor:
+        seen = _Seen(items, sources, self.device)
         for layer in range(first, last):
-            states = self._run_layer(layer, items, states, cache, sources)
+            states = self._run_layer(layer, items, states, cache, sources, seen)
         return states
 
     def _run_layer(
-        self, layer: int, items: Items, states: Tensor, cache: KVCache, sources: SourceCache
+        self,
+        layer: int,
+        items: Items,
+        states: Tensor,
+        cache: KVCache,
+        sources: SourceCache,
+        seen: "_Seen",
     ) -> Tensor:
         """[n, d_model] → [n, d_model]; layers from 0 here."""
         packed, spec = self._layers[layer], self.tensors.spec
         project = partial(self._split, packed.queries_keys_values, parts=3)
         fill = partial(self._split, packed.keys_values, parts=2)
-        bias = self._biases(layer, cache.capacity)
-        attended = attend_to_own(layer, items, states, cache, project, fill, bias)  # [n, inner]
+        mask = seen.own(self._biases(layer, cache.capacity))
+        attended = attend_to_own(layer, items, states, cache, project, fill, mask)  # [n, inner]
         states = packed.self_output.add(attended, states)
         queries = packed.cross_queries(normed(states, self.norm_floor))
         queries = queries.view(len(items), spec.heads, 1, spec.head_dim)
-        attended = self._attend_to_sources(layer, items, queries, sources)
+        attended = self._attend_to_sources(layer, queries, sources, seen)
         states = packed.cross_output.add(attended, states)
         inner = packed.feed_forward_in(normed(states, self.norm_floor))  # [n, d_ff], or twice that
         if spec.gated:
@@ -116,31 +123,26 @@ class TorchKernels:
         projected = product(normed(states, self.norm_floor)).to(self.dtype)
         return projected.view(len(states), parts, spec.heads, spec.head_dim).transpose(0, 1)
 
-    def _attend_to_sources(self, layer: int, items: Items, queries: Tensor, sources: SourceCache) -> Tensor:
+    def _attend_to_sources(self, layer: int, queries: Tensor, sources: SourceCache, seen: "_Seen") -> Tensor:
         """Cross-attention. queries: [n, heads, 1, head_dim] → [n, inner]."""
-        entries = sources.of_slot[items.slots]
-        self._fill_sources(layer, entries, sources)
-        longest = int(sources.lengths[entries].max())
-        keys, values = take(sources.layers[layer], 1, entries)[
-            ..., :longest, :
-        ]  # [n, heads, longest, head_dim]
-        mask = None
-        if (sources.lengths[entries] != longest).any():
-            lengths = on_device(sources.lengths[entries], self.device)
-            mask = (torch.arange(longest, device=self.device) < lengths[:, None])[:, None, None]
-        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
-        return attended.reshape(len(items), -1)
+        self._fill_sources(layer, seen.entries, sources)
+        kept = take(sources.layers[layer], 1, seen.entries)
+        keys, values = kept[..., : seen.longest_source, :]  # [n, heads, longest, head_dim]
+        attended = scaled_dot_product_attention(queries, keys, values, attn_mask=seen.source_mask, scale=1.0)
+        return attended.reshape(len(queries), -1)
 
     def _fill_sources(self, layer: int, entries: np.ndarray, sources: SourceCache) -> None:
         if sources.filled[layer, entries].all():
             return
         spec = self.tensors.spec
-        for entry in np.unique(entries[~sources.filled[layer, entries]]).tolist():
-            length = int(sources.lengths[entry])
-            projected = self._layers[layer].cross_keys_values(sources.states[entry, :length])
-            projected = projected.view(length, 2, spec.heads, spec.head_dim).permute(1, 2, 0, 3)
-            sources.layers[layer][:, entry, :, :length] = projected  # [2, heads, length, head_dim]
-            sources.filled[layer, entry] = True
+        new = np.unique(entries[~sources.filled[layer, entries]])
+        for length in np.unique(sources.lengths[new]).tolist():
+            same = on_device(new[sources.lengths[new] == length], self.device)  # [m]
+            projected = self._layers[layer].cross_keys_values(sources.states[same, :length].flatten(0, 1))
+            projected = projected.view(len(same), length, 2, spec.heads, spec.head_dim)
+            # [2, m, heads, length, head_dim]
+            sources.layers[layer][:, same, :, :length] = projected.permute(2, 0, 3, 1, 4)
+        sources.filled[layer, new] = True
 
 
 class TorchShortlist:
@@ -165,12 +167,12 @@ def _top(logits: Tensor) -> Top:
 
 
 def attend_to_own(
-    layer: int, items: Items, states: Tensor, cache: KVCache, project, fill, bias: Tensor | None
+    layer: int, items: Items, states: Tensor, cache: KVCache, project, fill, mask: Tensor | None
 ) -> Tensor:
     """Self-attention of items, whose keys and values go into the cache.
 
     project: states → queries, keys and values [3, n, heads, head_dim]; fill: → keys and values alone, for
-    positions that wait. bias: [heads, capacity] by distance, the largest first; or None. Returns [n, inner].
+    positions that wait. mask: see `causal_mask`. Returns [n, inner].
     """
     waiting = cache.enter(layer, items.slots, items.positions)
     held = cache.layers[layer].permute(1, 3, 0, 2, 4)  # [slots, positions, 2, heads, head_dim]
@@ -178,24 +180,50 @@ def attend_to_own(
         where = tuple(on_device(each, states.device) for each in waiting)
         held[where] = fill(cache.exit_states[where]).transpose(0, 1)
     queries, *own = project(states)
-    where = tuple(on_device(each, states.device) for each in (items.slots, items.positions))
-    held[where] = torch.stack(own, dim=1)  # [n, 2, heads, head_dim]
+    held[items.on(states.device)] = torch.stack(own, dim=1)  # [n, 2, heads, head_dim]
     length = int(items.positions.max()) + 1
     keys, values = take(cache.layers[layer], 1, items.slots)[..., :length, :]  # [n, heads, length, head_dim]
-    mask = _seen(items.positions, length, bias, states.device)
     attended = scaled_dot_product_attention(queries[:, :, None], keys, values, attn_mask=mask, scale=1.0)
     return attended.reshape(len(items), -1)
 
 
-def _seen(positions: np.ndarray, length: int, bias: Tensor | None, device: torch.device) -> Tensor | None:
-    """What is added to attention scores [n, heads, 1, length]: the bias, and −inf for later positions."""
+def causal_mask(items: Items, bias: Tensor | None, device: torch.device) -> Tensor | None:
+    """What is added to attention scores [n, heads, 1, length] of items over the positions up to the last of
+    theirs: the bias, and −inf for later positions; or what counts, as bool; None if all do.
+
+    bias: [heads, capacity] by distance, the largest first; or None.
+    """
+    positions, length = items.positions, int(items.positions.max()) + 1
     if (positions == length - 1).all():
-        return None if bias is None else bias[None, :, None, bias.shape[1] - length :]
-    distances = on_device(positions, device)[:, None] - torch.arange(length, device=device)  # [n, length]
+        if bias is None:
+            return None
+        # A copy: on GPUs attention fails for a mask whose first number is not on a multiple of 16 bytes.
+        return bias[:, bias.shape[1] - length :].contiguous()[None, :, None]
+    distances = items.on(device)[1][:, None] - torch.arange(length, device=device)  # [n, length]
     if bias is None:
         return (distances >= 0)[:, None, None]
     by_item = bias[:, bias.shape[1] - 1 - distances.clamp(min=0)].transpose(0, 1)  # [n, heads, length]
     return by_item.masked_fill((distances < 0)[:, None], -torch.inf)[:, :, None]
+
+
+class _Seen:
+    """What the items of a call attend to, the same in all layers that the call runs."""
+
+    def __init__(self, items: Items, sources: SourceCache, device: torch.device):
+        self._items, self._device = items, device
+        self._own: dict[int, Tensor | None] = {}  # by the bias it is made of
+        self.entries = sources.of_slot[items.slots]
+        lengths = sources.lengths[self.entries]
+        self.longest_source, self.source_mask = int(lengths.max()), None
+        if (lengths != self.longest_source).any():
+            places = torch.arange(self.longest_source, device=device)
+            self.source_mask = (places < on_device(lengths, device)[:, None])[:, None, None]
+
+    def own(self, bias: Tensor | None) -> Tensor | None:
+        """The `causal_mask` with this bias."""
+        if id(bias) not in self._own:
+            self._own[id(bias)] = causal_mask(self._items, bias, self._device)
+        return self._own[id(bias)]
 
 
 class _Biases:
