@@ -176,8 +176,14 @@ def read_options() -> argparse.Namespace:
     return options
 
 
+def keep(results: dict, path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, results)
+
+
 def measure(options) -> dict:
-    """All parts that are asked for, by name."""
+    """All parts that are asked for, by name. What there is after each batch size is kept."""
     environment = provenance(options.seed, options.device)
     if "ctranslate2" in options.peers and options.device == "cpu":
         environment["ctranslate2"] = version("ctranslate2")
@@ -188,6 +194,7 @@ def measure(options) -> dict:
             rows, left_out = compare(workers, options, batch)
             results["rows"] += rows
             results["left_out"] += left_out
+            keep(results, options.json)
         if "stream" in options.parts:
             results["stream"] = streams(workers, options)
         if "lengths" in options.parts:
@@ -209,11 +216,9 @@ def main() -> None:
         return
     results = measure(options)
     print(tables(results))
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, results)
-        if results["rows"]:
-            draw(results["rows"], options.json.with_suffix(".png"))
+    keep(results, options.json)
+    if options.json is not None and results["rows"]:
+        draw(results["rows"], options.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,23 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
         best, missing = fastest_right(workers, tried, (records,), check)
         chosen += [] if best is None else [best]
         left_out += missing
-    return chosen, left_out
+    slow = slower_int8(workers, chosen, records)
+    left_out += [{"system": str(each), "reason": "slower than its float32"} for each in slow]
+    return [each for each in chosen if each not in slow], left_out
+
+
+def slower_int8(workers: Workers, peers: list[System], records: Records) -> list[System]:
+    """Of CTranslate2's int8 what takes longer than its float32, as the only settings that are right may: it
+    is no rival then, and would take most of the time of a run."""
+
+    def seconds(system: System) -> float:
+        return min(workers.timed(system, records)[0] for _ in range(2))
+
+    plain = {each.precision: each for each in peers if each.name == "ctranslate2" and each.beams == 1}
+    if set(plain) != {"float32", "int8"} or seconds(plain["int8"]) <= seconds(plain["float32"]):
+        return []
+    workers.end(plain["int8"].process)
+    return [plain["int8"]]
 
 
 def _check_texts(expected: list[list[int]], least: float, result: tuple[list[list[int]], Counter]) -> None:

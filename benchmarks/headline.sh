@@ -41,8 +41,9 @@ train() {  # data set: its model, last on its own texts
   case $1 in
     e2e)
       bash benchmarks/e2e.sh
-      MODEL=save/e2e OUTPUT_DIR=$model TRAIN_FILE=$train MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 \
-        bash scripts/own_text.sh --use_cpu ;;
+      "$PYTHON" -m benchmarks.mixed_documents "$train" save/e2e-mixed.json --column document --separator ", " --count 10000
+      MODEL=save/e2e OUTPUT_DIR=$model TRAIN_FILE=$train UNLABELLED_FILE=save/e2e-mixed.json MAX_SOURCE_LENGTH=128 \
+        MAX_TARGET_LENGTH=64 bash scripts/own_text.sh ;;
     multi30k) bash benchmarks/multi30k.sh ;;
   esac
 }

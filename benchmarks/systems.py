@@ -27,7 +27,7 @@ STATIC = ("1/3", "1/4", "1/6")
 
 
 class Setting(NamedTuple):
-    """source, new_tokens: lengths; seed: of the prompts and of the drawn layers; device: of torch's systems."""
+    """source, new_tokens: lengths; seed: of prompts and of drawn layers; device: of torch's systems."""
 
     shape: str
     batch: int
@@ -42,7 +42,8 @@ class System:
     """What is timed, in a precision.
 
     name: generate; generate compiled (transformers' own T5 with a static cache, whose step it compiles);
-    ctranslate2; onnxruntime; engine (`generate` with an exit policy, encoder included); decoder (the engine without the encoder); encoder (the engine's); bandwidth (reading a large tensor).
+    ctranslate2; onnxruntime; engine (`generate` with an exit policy, encoder included); decoder (the engine
+    without the encoder); encoder (the engine's); bandwidth (reading a large tensor).
     schedule: where tokens leave, see `policy`; in the decoder alone ragged rows get out of step, where
     that is faster, but for "ragged in step", as `generate` decodes. settings: environment variables of its
     process.

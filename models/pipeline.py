@@ -32,6 +32,7 @@ _IDLE = frozenset(
     "initializer_factor task_specific_params n_positions chunk_size_feed_forward problem_type id2label "
     "label2id max_length num_beams early_stopping length_penalty no_repeat_ngram_size prefix".split()
 )
+_FLOAT32_PRODUCTS = {"none": "highest", "ieee": "highest", "tf32": "high", "bf16": "medium"}
 _CHUNK = 2**22  # numbers that are copied to the host and hashed at once
 
 
@@ -56,7 +57,8 @@ def model_pipeline(model, setting: DecodingSetting, device: torch.device | None 
 def numerics(precision: str, device: torch.device) -> dict[str, Any]:
     """What the arithmetic depends on. precision: that is computed in, which is float32 where the device has
     no kernels for the one asked for; kernels: "compiled" or "torch"; device: its type. On torch's kernels
-    "float32 products" says whether they round to TF32 or bfloat16 (`torch.set_float32_matmul_precision`)."""
+    "float32 products" says whether they round to TF32 or bfloat16, in the words of
+    `torch.set_float32_matmul_precision`."""
     compiled = has_native(device)
     values = {
         "precision": usable_precision(precision, device),
@@ -64,7 +66,9 @@ def numerics(precision: str, device: torch.device) -> dict[str, Any]:
         "device": device.type,
     }
     if not compiled:
-        values["float32 products"] = torch.get_float32_matmul_precision()
+        # Not torch.get_float32_matmul_precision, which raises where one backend was set by itself (--tf32).
+        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        values["float32 products"] = _FLOAT32_PRODUCTS[backend.matmul.fp32_precision]
     return values
 
 

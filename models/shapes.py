@@ -27,8 +27,8 @@ SHAPES: dict[str, dict] = {
         # A quarter of the step's time, and in one pass over the corpus there is nothing to overfit.
         "dropout_rate": 0.0,
     },
-    # For Multi30k (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what exits save, and
-    # narrow: "deep" for a GPU, "deep-small" for one core of a CPU.
+    # For Multi30k (benchmarks/multi30k.sh). As deep as T5-base's decoder, since layers are what exits save,
+    # and narrow: "deep" for a GPU, "deep-small" for one core of a CPU.
     "deep": {
         "d_model": 256,
         "d_ff": 1024,

@@ -20,7 +20,7 @@ from torch import Tensor
 from early_exit.decoding.kv_cache import CacheSizes, KVCache
 from early_exit.kernels.interface import Items
 from early_exit.kernels.native.exit_head import NativeExitHeads
-from early_exit.kernels.torch_kernels import attend_to_own, causal_mask, normed
+from early_exit.kernels.torch_kernels import attend_to_own, attention_kernels, causal_mask, normed
 from early_exit.linear import Linear, has_native
 
 HEAD_NAMES = ("vanilla_classifier", "MLP", "transformer_MLP_<width>", "transformer_linear_<width>")
@@ -115,17 +115,18 @@ class HeadRun:
             self._cache.reserve(self._rows_cache.capacity)
             projected = head.projections(features)  # [n, 4 * inner]
             *attention, own = projected.chunk(4, dim=-1)
-            attended = attend_to_own(
-                layer - 1,
-                items,
-                states,
-                self._cache,
-                project=lambda _: self._by_head(attention),
-                fill=lambda waiting: self._by_head(
-                    head.keys_values(normed(waiting, self._weights.norm_floor)).chunk(2, dim=-1)
-                ),
-                mask=causal_mask(items, None, states.device),
-            )
+            with attention_kernels(self._weights.dtype, states.device):
+                attended = attend_to_own(
+                    layer - 1,
+                    items,
+                    states,
+                    self._cache,
+                    project=lambda _: self._by_head(attention),
+                    fill=lambda waiting: self._by_head(
+                        head.keys_values(normed(waiting, self._weights.norm_floor)).chunk(2, dim=-1)
+                    ),
+                    mask=causal_mask(items, None, states.device),
+                )
             features = own + attended
         if head.hidden is not None:
             features = head.hidden(features)

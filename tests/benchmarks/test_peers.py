@@ -83,3 +83,15 @@ def test_a_headline_peer_writes_nearly_full_depths_texts(precision, least):
     assert workers.tried[0] == REFERENCE
     assert chosen == [slow, beams]  # beams may write other texts
     assert left_out == [{"system": "ctranslate2", "reason": f"{least - 1}0% of its texts are full depth's"}]
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(3.0, False), (1.0, True), (0.5, True)])
+def test_int8_that_is_slower_than_float32_is_no_peer(seconds, kept):
+    workers = Known({"slow": seconds, "fast": 1.0}, {})
+    int8, float32 = System("ctranslate2", "int8", settings=SETTINGS[0]), System("ctranslate2")
+    expected = [[1]] * 10
+    workers.results = {"other": (expected, None), "slow": (expected, None)}
+    chosen, left_out = right_peers(workers, [float32, int8], RECORDS)
+    assert chosen == ([float32, int8] if kept else [float32])
+    assert [each["reason"] for each in left_out] == ([] if kept else ["slower than its float32"])
+    assert (int8.process in workers.ended) == (not kept)

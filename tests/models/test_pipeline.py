@@ -72,8 +72,36 @@ def test_numerics_name_what_is_computed(monkeypatch):
     with pytest.warns(UserWarning, match="no int8 kernels"):
         assert numerics("int8", cpu)["precision"] == "float32"
     before = numerics("float32", cpu)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")
     assert numerics("float32", cpu) != before
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "precision", "word"),
+    [
+        ("cuda", "cuda", "none", "highest"),
+        ("cuda", "cuda", "ieee", "highest"),
+        ("cuda", "cuda", "tf32", "high"),  # as --tf32 sets it
+        ("mkldnn", "cpu", "none", "highest"),
+        ("mkldnn", "cpu", "tf32", "high"),
+        ("mkldnn", "cpu", "bf16", "medium"),
+        ("cuda", "cpu", "tf32", "highest"),  # of another device
+    ],
+)
+def test_rounded_products_of_one_backend_are_named(monkeypatch, backend, device, precision, word):
+    monkeypatch.setattr("early_exit.models.pipeline.has_native", lambda device: False)
+    monkeypatch.setattr(getattr(torch.backends, backend).matmul, "fp32_precision", precision)
+    assert numerics("float32", torch.device(device))["float32 products"] == word
+
+
+@pytest.mark.parametrize("word", ["highest", "high", "medium"])
+def test_rounded_products_are_torchs_own_words(monkeypatch, word):
+    monkeypatch.setattr("early_exit.models.pipeline.has_native", lambda device: False)
+    torch.set_float32_matmul_precision(word)
+    try:
+        assert numerics("float32", torch.device("cpu"))["float32 products"] == word
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_tokenizers_are_known_by_all_they_do():
