@@ -23,6 +23,7 @@ fi
 SAMPLES=${SAMPLES:-500}
 HELD_OUT=${HELD_OUT:-500}
 REFERENCE=${REFERENCE:-}              # a checkpoint whose texts are compared with; empty: MODEL's own
+TEXT_FILE=${TEXT_FILE:-}              # keeps decoded texts, which a calibration of another loss reads
 MIN_LAYER=${MIN_LAYER:-1}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
@@ -32,6 +33,7 @@ CALIBRATION_FLAGS=()
 # shellcheck disable=SC2206 # a list of words
 [ -z "$THRESHOLDS" ] || CALIBRATION_FLAGS+=(--thresholds $THRESHOLDS)
 [ -z "$REFERENCE" ] || CALIBRATION_FLAGS+=(--calibrate_reference "$REFERENCE")
+[ -z "$TEXT_FILE" ] || CALIBRATION_FLAGS+=(--calibrate_text_file "$TEXT_FILE")
 # shellcheck disable=SC2206
 [ -z "$GRID" ] || CALIBRATION_FLAGS+=(--calibrate_grid $GRID)
 # shellcheck disable=SC2086 # DELTAS is a list of words

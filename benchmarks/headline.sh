@@ -66,7 +66,7 @@ calibrate() {  # consistency, its loss, deltas
   MODEL=$FOLDER/$name/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
     MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
     SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MIN_LAYER=$min_layer \
-    CONSISTENCY=$1 DELTAS=$3 GRID=$grid \
+    CONSISTENCY=$1 DELTAS=$3 GRID=$grid TEXT_FILE=$FOLDER/$name/texts.sqlite \
     THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$2" \
     --shortlist "$shortlist" --shortlist_at_full_depth True --engine_precision int8 --calibrate_test chains \
     --use_cpu --report_to none

@@ -14,7 +14,7 @@ from early_exit.calibration import Calibration, PromptsNeeded
 from early_exit.calibration.thresholds import first_exiting
 from early_exit.models.hashes import json_hash
 from trainers.generation import GenerationSettings, GenerationTrainer
-from trainers.loss_table import Column, LossTable, Score, as_array, full_texts, loss_table
+from trainers.loss_table import Column, Kept, LossTable, Score, as_array, full_texts, loss_table
 from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
@@ -63,7 +63,7 @@ class CalibrationRun:
 
     key: pipeline, prompts and reference model, by hashes: what a file of the output folder with another key
     holds is not read. source: of `util.results.provenance`. reference: the model whose full-depth texts are
-    compared with; None: the trainer's own.
+    compared with; None: the trainer's own. kept: where decoded texts are kept, if anywhere.
     """
 
     trainer: GenerationTrainer
@@ -72,6 +72,16 @@ class CalibrationRun:
     key: dict[str, Any]
     source: dict[str, Any]
     reference: PreTrainedModel | None = None
+    kept: Kept | None = None
+
+    def table_of(self, numbers: range) -> LossTable:
+        """The loss table of some prompts."""
+        of_all = score_of(self.prompts, self.plan, self.trainer.processing_class)
+
+        def score(prompt: int, early: list[int], full: list[int]) -> tuple[float, float]:
+            return of_all(numbers[prompt], early, full)
+
+        return loss_table(self.trainer, self.prompts.tokens.select(numbers), score, self.reference, self.kept)
 
 
 class _SavedTable:
@@ -83,10 +93,6 @@ class _SavedTable:
         self._file = Path(self.trainer.args.output_dir) / name
         found = read_json(self._file, default={})
         self._found = found if all(found.get(name) == value for name, value in run.key.items()) else {}
-
-    @property
-    def _score(self) -> Score:
-        return score_of(self._prompts, self.plan, self.trainer.processing_class)
 
     def _save(self, **values) -> None:
         if self.trainer.is_world_process_zero():
@@ -185,7 +191,7 @@ class Table(_SavedTable):
         if found is not None:
             return Column(**{name: found[name] for name in Column.__dataclass_fields__})
         if self._builder is None:
-            self._builder = loss_table(self.trainer, self._prompts.tokens, self._score, self._run.reference)
+            self._builder = self._run.table_of(range(len(self._prompts.tokens)))
         column = self._builder.column(setting)
         self._saved.append({"setting": setting.to_dict(), **asdict(column)})
         self._write()
@@ -207,14 +213,14 @@ class SequentialTable(_SavedTable):
 
     def build(self) -> None:
         """Nothing: losses are decoded when they are asked for."""
+        arguments = self.trainer.args
         self._lazy = LazyLosses(
-            self.trainer,
-            self._prompts.tokens,
+            self._run.table_of,
+            len(self._prompts.tokens),
+            arguments.eval_batch_size * arguments.world_size,
             self.plan.settings,
-            self._score,
             self.losses,
             self._write,
-            self._run.reference,
         )
 
     def certify(self, delta: float) -> Calibration:

@@ -116,6 +116,7 @@ def _calibration_job(arguments: Arguments) -> CalibrationJob:
         reference=reference,
         spends=calibration.calibrate_epsilon_spending,
         saves=calibration.save_calibration,
+        text_file=None if calibration.calibrate_text_file is None else Path(calibration.calibrate_text_file),
     )
 
 

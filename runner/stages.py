@@ -1,11 +1,15 @@
 """The stages of a run, in order. Nothing is written before all is checked."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from transformers import set_seed
 from transformers.utils import logging
 
+from early_exit import DecodingSetting
+from early_exit.models.hashes import json_hash
 from runner.calibration import calibrate_exits, save_with_checkpoint
 from runner.calibration_tables import CalibrationRun
 from runner.evaluation import predict, report, sweep
@@ -17,10 +21,12 @@ from runner.texts import load_texts, tokenized_prompts
 from runner.training import checked_resumption, make_trainer, train
 from runner.values import Job, Run
 from trainers.generation import GENERATION_METRICS, GenerationTrainer
+from trainers.loss_table import Kept
 from util.calibration_data import save_training_documents
 from util.check_training import check_best_metric
+from util.decoded_texts import DecodedTexts
 from util.errors import UsageError
-from util.pipeline import fingerprint_of, pipeline_of
+from util.pipeline import certified_pipeline, fingerprint_of, pipeline_of
 from util.results import SweepTable
 from util.run_folder import finish_training
 
@@ -58,13 +64,26 @@ def _calibrate(this: Run) -> None:
         plan = replace(plan, reference=named)
     key = {"fingerprint": fingerprint_of(pipeline), "prompts": own.identity()}
     key["reference"] = None if plan.reference is None else plan.reference.fingerprint
+    kept = _kept(asked.text_file, this, pipeline)
     with job.training.main_process_first(desc="preparing the output folder"):
         prepare_folder(job, None, {"generation": this.generation, **key})
     trainer = _trainer(this)
-    run = CalibrationRun(trainer, own, plan, key, this.source(), reference)
+    run = CalibrationRun(trainer, own, plan, key, this.source(), reference, kept)
     result = calibrate_exits(run, prompts.get("held_out"), pipeline, ledger_of(job), asked.spends)
     if asked.saves and trainer.is_world_process_zero():
         save_with_checkpoint(result, Path(job.model.checkpoint))
+
+
+def _kept(file: Path | None, this: Run, pipeline: dict[str, Any]) -> Kept | None:
+    """Where a calibration keeps its texts. pipeline: of `util.pipeline`."""
+    if file is None:
+        return None
+
+    def pipeline_hash(setting: DecodingSetting) -> str:
+        own = certified_pipeline(pipeline, this.model, setting, this.job.training.device)
+        return json_hash([own, pipeline["generation"], setting.to_dict()], length=32)
+
+    return Kept(DecodedTexts(file), cache(pipeline_hash))
 
 
 def _train_and_evaluate(this: Run) -> None:

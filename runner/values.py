@@ -78,13 +78,14 @@ class Evaluation:
 class CalibrationJob:
     """plan: what is certified; draw: on which prompts; reference: against whose texts, None for the model's
     own. spends: whether attempts on the same prompts share ε; saves: whether the verdict is left with the
-    checkpoint."""
+    checkpoint. text_file: where decoded texts are kept, if anywhere."""
 
     plan: CalibrationPlan
     draw: Draw
     reference: ModelSource | None
     spends: bool
     saves: bool
+    text_file: Path | None
 
 
 @dataclass(frozen=True)

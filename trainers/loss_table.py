@@ -6,9 +6,9 @@ copied there. Once no δ can still be certified further down, the rest of the gr
 write the text of full depth in their precision, which is decoded once.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.effective_generation import evaluation_options
 from early_exit.models.engines import engine_for
+from early_exit.models.hashes import json_hash
 from early_exit.models.sources import Source, encode_all
 from early_exit.models.stream import decode_prompts
 from trainers.generation import GenerationTrainer
@@ -39,7 +40,7 @@ class Text:
 @dataclass(frozen=True)
 class Column:
     """One threshold of a loss table: losses, quality and layers, [prompts] each; decoded: how many prompts
-    were decoded for it, the others are copies."""
+    were decoded for it, now or by another calibration, the others are copies."""
 
     losses: list[float]
     quality: list[float]
@@ -83,6 +84,46 @@ class PromptDecoder:
             encoder = engine_for(self._model, ExitPolicy(), precision).encoder
             self._states[precision] = encode_all(encoder, self._sources, self._rows, self._model.device)
         return self._states[precision]
+
+
+class TextStore(Protocol):
+    """Keeps JSON values by keys; `util.decoded_texts.DecodedTexts` is one."""
+
+    def find(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Values of those keys that there are."""
+        ...
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Keeps values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where texts are kept. pipeline: of a setting, a hash of all that texts depend on beside the prompt."""
+
+    store: TextStore
+    pipeline: Callable[[DecodingSetting], str]
+
+
+class KeptPromptDecoder(PromptDecoder):
+    """Decodes what a store does not hold yet, and adds it."""
+
+    def __init__(self, model, arguments, dataset, kept: Kept):
+        super().__init__(model, arguments, dataset)
+        self._kept = kept
+
+    def decode(self, wanted: Sequence[int], policy: ExitPolicy, precision: str) -> list[Text]:
+        pipeline = self._kept.pipeline(DecodingSetting(policy, precision))
+        keys = [json_hash([pipeline, self._sources[number].tokens.tolist()], length=32) for number in wanted]
+        known = self._kept.store.find(keys)
+        missing = {key: number for key, number in zip(keys, wanted, strict=True) if key not in known}
+        if missing:
+            texts = super().decode(list(missing.values()), policy, precision)
+            new = {key: asdict(text) for key, text in zip(missing, texts, strict=True)}
+            self._kept.store.add(new)
+            known |= new
+        return [Text(**known[key]) for key in keys]
 
 
 # Loss and quality of a prompt, from its number, its early and its full text.
@@ -175,11 +216,15 @@ def full_texts(model, arguments, dataset) -> list[list[int]]:
     return [by_prompt[index] for index in sorted(by_prompt)]
 
 
-def loss_table(trainer: GenerationTrainer, dataset, score: Score, reference=None) -> LossTable:
+def loss_table(
+    trainer: GenerationTrainer, dataset, score: Score, reference=None, kept: Kept | None = None
+) -> LossTable:
     """Of a trainer's model on a dataset. reference: the model whose full-depth texts are compared with; None:
-    the trainer's."""
+    the trainer's. kept: where texts are looked up before they are decoded, if anywhere."""
     full = None if reference is None else full_texts(reference, trainer.args, dataset)
-    return LossTable(PromptDecoder(trainer.model, trainer.args, dataset), score, full)
+    about = trainer.model, trainer.args, dataset
+    decoder = PromptDecoder(*about) if kept is None else KeptPromptDecoder(*about, kept)
+    return LossTable(decoder, score, full)
 
 
 def _together(rows: list[tuple], decoded: int) -> Column:

@@ -77,6 +77,13 @@ class CalibrationArguments:
             "before its exits were trained; this model's own by default."
         },
     )
+    calibrate_text_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where decoded texts are kept, to be read instead of decoded again: by a calibration of "
+            "another loss, and by any other that names the file."
+        },
+    )
     save_calibration: bool = argument(
         False,
         "Leave calibration.json and the certified setting with the checkpoint too: generate then uses it.",

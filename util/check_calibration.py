@@ -41,8 +41,9 @@ def _check_unused(calibration: CalibrationArguments) -> None:
         raise UsageError("--calibrate_delta, --thresholds and --calibrate_grid need --do_cali True")
     if calibration.save_calibration:
         raise UsageError("--save_calibration needs --do_cali True")
-    if calibration.calibrate_reference is not None:
-        raise UsageError("--calibrate_reference needs --do_cali True")
+    for name in ("calibrate_reference", "calibrate_text_file"):
+        if getattr(calibration, name) is not None:
+            raise UsageError(f"--{name} needs --do_cali True")
     if calibration.deploy_delta is not None or calibration.calibrate_epsilon_spending:
         raise UsageError("--deploy_delta and --calibrate_epsilon_spending need --do_cali True")
 

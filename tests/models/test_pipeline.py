@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -64,6 +65,15 @@ def test_what_does_not_decode_is_not_seen():
     assert model_pipeline(model, SETTING) == before
 
 
+@contextmanager
+def rounded(backend, precision):
+    """One of torch's backends rounds products so; no attribute that `monkeypatch` could set back."""
+    products = getattr(torch.backends, backend).matmul
+    before, products.fp32_precision = products.fp32_precision, precision
+    yield
+    products.fp32_precision = before
+
+
 def test_numerics_name_what_is_computed(monkeypatch):
     cpu = torch.device("cpu")
     assert numerics("int8", cpu) != numerics("float32", cpu)
@@ -72,8 +82,8 @@ def test_numerics_name_what_is_computed(monkeypatch):
     with pytest.warns(UserWarning, match="no int8 kernels"):
         assert numerics("int8", cpu)["precision"] == "float32"
     before = numerics("float32", cpu)
-    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")
-    assert numerics("float32", cpu) != before
+    with rounded("mkldnn", "bf16"):
+        assert numerics("float32", cpu) != before
 
 
 @pytest.mark.parametrize(
@@ -90,8 +100,8 @@ def test_numerics_name_what_is_computed(monkeypatch):
 )
 def test_rounded_products_of_one_backend_are_named(monkeypatch, backend, device, precision, word):
     monkeypatch.setattr("early_exit.models.pipeline.has_native", lambda device: False)
-    monkeypatch.setattr(getattr(torch.backends, backend).matmul, "fp32_precision", precision)
-    assert numerics("float32", torch.device(device))["float32 products"] == word
+    with rounded(backend, precision):
+        assert numerics("float32", torch.device(device))["float32 products"] == word
 
 
 @pytest.mark.parametrize("word", ["highest", "high", "medium"])
