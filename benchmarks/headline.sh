@@ -19,19 +19,20 @@ BATCHES=${BATCHES:-1 8 32}
 E2E_MODEL=${E2E_MODEL:-save/e2e-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k-own}
 SHAPE=${SHAPE:-t5-small}  # whose cost the models get; or t5-base
+HEADS=${HEADS:-}          # exit heads to train and time beside softmax, such as MLP
 
 settings() {  # data set: its files, flags and calibration
   case $1 in
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      heads="" min_layer=1 samples=200 held_out=115 grid=${GRID:-verify=none,parallel max_draft=16} shortlist=${SHORTLIST:-1000}
+      min_layer=1 samples=200 held_out=115 grid=${GRID:-verify=none,parallel max_draft=16} shortlist=${SHORTLIST:-1000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      heads=MLP min_layer=2 samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_min_layer=2,4 max_draft=16} shortlist=${SHORTLIST:-2000}
-      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5" ;;
+      min_layer=2 samples=500 held_out=500 grid=${GRID:-verify=none,parallel exit_min_layer=2,3 max_draft=16} shortlist=${SHORTLIST:-3000}
+      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 0.3" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
 }
@@ -50,10 +51,10 @@ train() {  # data set: its model, last on its own texts
 
 heads() {  # the model with exit heads, which learn from its own texts of documents that nobody has seen
   local output=$FOLDER/$1/heads texts=$FOLDER/$1/mixed.json
-  [ -n "$heads" ] || return 0
+  [ -n "$HEADS" ] || return 0
   [ -e "$texts" ] || "$PYTHON" -m benchmarks.mixed_documents "$train" "$texts" --count 4000
   [ -e "$output/eval_results.json" ] ||
-    MODEL=$model OUTPUT_DIR=$output HEADS=$heads TASK=$task TRAIN_FILE=$texts VALIDATION_FILE=$calibrate \
+    MODEL=$model OUTPUT_DIR=$output HEADS=$HEADS TASK=$task TRAIN_FILE=$texts VALIDATION_FILE=$calibrate \
       SOURCE_PREFIX=$prefix SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MAX_SOURCE_LENGTH=128 \
       MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=16 MAX_EVAL_SAMPLES=200 \
       bash scripts/confidence_classifier_training.sh --train_on_own_text True --use_cpu --overwrite_output_dir

@@ -13,7 +13,7 @@ START=${START:-../shared/checkpoints/e2e-small}
 E2E_DATA=${E2E_DATA:-../shared/data/e2e}
 FOLDER=${OUTPUT_DIR:-save/own_text}
 RESULTS=${RESULTS:-benchmarks/results/own_text}
-VARIANTS=${VARIANTS:-own own_kd own_kd_even own_propagation gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip}
+VARIANTS=${VARIANTS:-own own_kd own_propagation gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip}
 SHALLOW_LAYER=${SHALLOW_LAYER:-2}     # FREE's one exit: a third of the layers
 export TRAIN_FILE=$E2E_DATA/train.json MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64
 export MAX_STEPS=${STEPS:-100} BATCH_SIZE=32 LEARNING_RATE=5e-4 WARMUP_STEPS=10
@@ -22,7 +22,6 @@ train() {  # variant
   local folder=$FOLDER/$1 flags=(--use_cpu --disable_tqdm True) loss=weighted_ce script=scripts/own_text.sh
   [ ! -e "$folder/train_results.json" ] || return 0
   case $1 in
-    *_kd_even) loss=kd_logits_even; flags+=(--distill_layer_alpha "${ALPHA:-1}") ;;
     *_kd) loss=kd_logits; flags+=(--distill_layer_alpha "${ALPHA:-1}") ;;
     free_*) loss=shallowdeep_${1#free_}; flags+=(--shallow_exit_layer "$SHALLOW_LAYER") ;;&
     free_kd_*) flags+=(--distill_layer_alpha 0.5) ;;

@@ -25,7 +25,7 @@ WEIGHT_DECAY=${WEIGHT_DECAY:-0.01}
 SAVE_STEPS=${SAVE_STEPS:-200}
 
 TEXT_FLAGS=(--own_text_gold_share "$GOLD_SHARE")
-[[ $LOSS != kd_logits* ]] || TEXT_FLAGS+=(--distill_layer_alpha "$ALPHA")
+[ "$LOSS" != kd_logits ] || TEXT_FLAGS+=(--distill_layer_alpha "$ALPHA")
 [ -z "$OWN_TEXT_FILE" ] || TEXT_FLAGS+=(--own_text_file "$OWN_TEXT_FILE")
 [ -z "$UNLABELLED_FILE" ] || TEXT_FLAGS+=(--unlabelled_file "$UNLABELLED_FILE")
 [ -z "$DOCUMENTS" ] || TEXT_FLAGS+=(--max_train_samples "$DOCUMENTS")

@@ -2,7 +2,6 @@
 
 from early_exit import OBJECTIVES
 from early_exit.training.curricula import CURRICULA
-from early_exit.training.objectives import DISTILLS_PREDICTIONS
 from util.arguments import ModelArguments
 from util.errors import UsageError
 from util.exit_arguments import ExitArguments
@@ -87,8 +86,8 @@ def _check_objective(exits: ExitArguments) -> None:
         raise UsageError("--intermediate_loss_fn needs --output_hidden_states_decoder True")
     hidden_states = [known for known in OBJECTIVES if known.startswith("shallowdeep_kd")]
     needs = {
-        "distill_layer_alpha": [*DISTILLS_PREDICTIONS, *hidden_states],
-        "distill_temperature": [*DISTILLS_PREDICTIONS],
+        "distill_layer_alpha": ["kd_logits", *hidden_states],
+        "distill_temperature": ["kd_logits"],
         "do_layer_transformation": hidden_states,
         "exit_loss_scale": ["layerskip_ce"],
     }

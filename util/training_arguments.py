@@ -22,10 +22,10 @@ class ObjectiveArguments:
         None, "The shallow layer of FREE: of its objectives, and of --use_shallow_deep."
     )
     distill_layer_alpha: float | None = argument(
-        None, "Weight of distillation, with kd_logits* the share of it in [0, 1]; default 0.5."
+        None, "Weight of distillation, with kd_logits the share of it in [0, 1]; default 0.5."
     )
     distill_temperature: float | None = argument(
-        None, "With kd_logits*: τ that predictions are softened by; default 1."
+        None, "With kd_logits: τ that predictions are softened by; default 1."
     )
     do_layer_transformation: bool = argument(
         False, "With shallowdeep_kd: students' states go through a linear map that is trained beside."

@@ -56,7 +56,7 @@ class Objective:
     def __post_init__(self):
         if self.name not in OBJECTIVES:
             raise ValueError(f"unknown objective {self.name!r}; known: {', '.join(OBJECTIVES)}")
-        high = 1.0 if self.name in DISTILLS_PREDICTIONS else float("inf")
+        high = 1.0 if self.name == "kd_logits" else float("inf")
         if not 0 <= self.alpha <= high:
             raise ValueError(f"alpha {self.alpha} is outside [0, {high:g}]")
         if not 0 < self.temperature < float("inf"):
@@ -89,16 +89,11 @@ def _layerskip(objective: Objective, num_layers: int) -> Terms:
     return Terms(layerskip_ce(num_layers, objective.scale))
 
 
-def _with_predictions(weighting: str) -> Callable[[Objective, int], Terms]:
-    """Exits below full depth learn its predictions with share α, the labels with 1 − α. weighting: of the
-    exits, a key of `LAYER_WEIGHTINGS`."""
-
-    def terms(objective: Objective, num_layers: int) -> Terms:
-        *exits, full = layer_weights(weighting, num_layers)
-        labels = [(1 - objective.alpha) * weight for weight in exits]
-        return Terms([*labels, full], [*(objective.alpha * weight for weight in exits), 0.0])
-
-    return terms
+def _kd_logits(objective: Objective, num_layers: int) -> Terms:
+    """CALM's weights; exits below full depth learn its predictions with share α, the labels with 1 − α."""
+    *exits, full = layer_weights("weighted_ce", num_layers)
+    labels = [(1 - objective.alpha) * weight for weight in exits]
+    return Terms([*labels, full], [*(objective.alpha * weight for weight in exits), 0.0])
 
 
 def _shallow_deep(objective: Objective, num_layers: int) -> Terms:
@@ -116,12 +111,10 @@ def _with_hidden_states(matching: str) -> Callable[[Objective, int], Terms]:
     return terms
 
 
-DISTILLS_PREDICTIONS = ("kd_logits", "kd_logits_even")
 OBJECTIVES: dict[str, Callable[[Objective, int], Terms]] = {
     **dict.fromkeys(LAYER_WEIGHTINGS, _labels_alone),
     "layerskip_ce": _layerskip,
-    "kd_logits": _with_predictions("weighted_ce"),
-    "kd_logits_even": _with_predictions("ce"),
+    "kd_logits": _kd_logits,
     "shallowdeep_ce": _shallow_deep,
     "shallowdeep_kd_last": _with_hidden_states("last"),
     "shallowdeep_kd_unif": _with_hidden_states("unif"),

@@ -60,12 +60,11 @@ def naive_loss(objective, inputs, head, labels, scale, transform):
             total += sum(w * each for w, each in zip(weights, entropy, strict=True)) / sum(weights)
         elif name == "weighted_ce":
             total += sum(weight * each for weight, each in zip(calm, entropy, strict=True))
-        elif name.startswith("kd_logits"):
-            weights = [1 / layers] * layers if name.endswith("even") else calm
-            total += weights[-1] * entropy[-1]
+        elif name == "kd_logits":
+            total += calm[-1] * entropy[-1]
             for layer in range(layers - 1):
                 kl = token_divergence(head, inputs[-1][place], inputs[layer][place], objective.temperature)
-                total += weights[layer] * ((1 - objective.alpha) * entropy[layer] + objective.alpha * kl)
+                total += calm[layer] * ((1 - objective.alpha) * entropy[layer] + objective.alpha * kl)
         else:
             shallow = objective.shallow_layer
             total += (shallow * entropy[shallow - 1] + layers * entropy[-1]) / (shallow + layers)
