@@ -1,6 +1,7 @@
 """What the engine refuses and notes, and that no schedule changes a text."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -253,5 +254,9 @@ def test_attention_masks_start_on_a_multiple_of_16_bytes(monkeypatch):
 
     monkeypatch.setattr(torch_kernels, "scaled_dot_product_attention", noting)
     decode_some(max_new_tokens=9)
-    assert len(starts) >= 9
+    for heads, position in product((1, 4), range(8)):
+        items = Items(np.arange(2), np.full(2, position))
+        mask = torch_kernels.causal_mask(items, torch.randn(heads, 8), torch.device("cpu"))
+        starts.append(mask.data_ptr() % 16)
+    assert len(starts) >= 9 + 16
     assert set(starts) == {0}

@@ -209,7 +209,7 @@ def causal_mask(items: Items, bias: Tensor | None, device: torch.device) -> Tens
         if bias is None:
             return None
         # A copy: on GPUs attention fails for a mask whose first number is not on a multiple of 16 bytes.
-        return bias[:, bias.shape[1] - length :].contiguous()[None, :, None]
+        return bias[:, bias.shape[1] - length :].clone()[None, :, None]
     distances = items.on(device)[1][:, None] - torch.arange(length, device=device)  # [n, length]
     if bias is None:
         return (distances >= 0)[:, None, None]
