@@ -79,7 +79,8 @@ def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -
     """The engine's own, but for what was calibrated. shortlist: of exits with one; heads: the model's."""
     third = max(1, round(num_layers / 3))
     listed = {"measure": "softmax", "shortlist": shortlist}
-    first = {**listed, "threshold": 0.3, "max_layer": max(1, num_layers // 4), "max_draft": 8}
+    quarter = max(1, num_layers // 4)
+    first = {**listed, "threshold": 0.3, "min_layer": quarter, "max_layer": quarter * 4 // 3, "max_draft": 8}
     own = [
         *(
             System("engine", precision, ExitPolicy(), "full depth")

@@ -106,13 +106,15 @@ def quality_and_speed(name: str, quality: str) -> Callable[[], str]:
 def multi30k() -> str:
     """The exits of a translation model, trained for longer and on texts of its own."""
     models = {
-        "multi30k": "4,500 steps",
+        "multi30k-4500": "4,500 steps",
         "own": "4,500 steps, own texts",
         "own-gold": "4,500 steps, own texts and as many gold texts",
         "own-propagated": "4,500 steps, own texts, propagated states",
         "multi30k-long": "7,000 steps",
         "multi30k-long-own": "7,000 steps, own texts",
         "multi30k-mixed": "7,000 steps, own texts of mixed documents",
+        "multi30k": "2,400 steps of 256, all exits, d_model 256",
+        "multi30k-own": "2,400 steps of 256, own texts of mixed documents",
     }
     rows = [["trained", *(f"BLEU, exit {layer}" for layer in (4, 8)), "BLEU, full depth"]]
     rows[0] += [f"agreement, exit {layer}" for layer in (1, 2, 4, 6, 8)]

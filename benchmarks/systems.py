@@ -130,6 +130,7 @@ def build(system: System, setting: tuple, threads: int) -> Callable[[], dict[str
 
 
 def _compiled(model: EarlyExitT5, source: Tensor, new_tokens: int) -> Callable[[], dict[str, Any]]:
+    # transformers' static cache needs as many layers in the decoder as in the encoder.
     plain = T5ForConditionalGeneration(model.config).to(source.device).eval()
     plain.load_state_dict(model.state_dict(), strict=False)
     plain.generation_config = copy.deepcopy(model.generation_config)

@@ -6,12 +6,14 @@ import time
 
 import pytest
 import torch
+from transformers import T5Config
 
 from benchmarks import decode_speed, stream, systems
 from benchmarks.bandwidth import step_bytes
 from benchmarks.speed_report import aims
 from benchmarks.systems import Setting, System
 from benchmarks.text_check import LARGEST, lost_logit
+from early_exit.models.t5 import EarlyExitT5
 
 SETTING = Setting("tiny", batch=2, source=9, new_tokens=5, seed=3)
 
@@ -79,6 +81,24 @@ def test_drawn_layers_have_a_mean_of_a_third(layers):
     assert drawn.float().mean() == pytest.approx(layers / 3, rel=0.02)
     assert (drawn.min(), drawn.max()) == (1, layers)
     assert torch.equal(drawn, systems.ragged_layers(layers, 200, 200, seed=0))
+
+
+def test_generate_with_a_static_cache_writes_the_models_texts(monkeypatch):
+    torch.manual_seed(1)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "num_layers": 3}
+    model = EarlyExitT5(T5Config(vocab_size=systems.VOCABULARY, decoder_start_token_id=0, **sizes)).eval()
+    monkeypatch.setattr(systems, "random_model", lambda shape: model)
+    texts = [
+        systems.build(System(name), SETTING, 1)()["tokens"] for name in ("generate compiled", "generate")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_parts_that_are_about_cpus_are_refused_on_other_devices(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["decode_speed.py", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        decode_speed.read_options()
+    assert "name --parts systems stream" in capsys.readouterr().err
 
 
 def test_static_schedules_leave_at_different_layers():

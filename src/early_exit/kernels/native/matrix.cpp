@@ -64,7 +64,13 @@ inline Pairs weights_of(const int8_t* eight_outputs) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)eight_outputs));
 }
 inline void add_products(Ints& sum, Pairs weights, Pairs inputs) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  sum = (Ints)_mm256_dpwssd_epi32((__m256i)sum, weights, inputs);
+#elif defined(__AVXVNNI__)
+  sum = (Ints)_mm256_dpwssd_avx_epi32((__m256i)sum, weights, inputs);
+#else
   sum += (Ints)_mm256_madd_epi16(weights, inputs);
+#endif
 }
 struct Nibbles {
   Pairs of[4];
