@@ -169,6 +169,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measures": sweep("confidence_e2e/sweep"),
     "speed": speed,
     "speed_and_quality": quality_and_speed("e2e", "rougeL"),
+    "speed_and_quality_second": quality_and_speed("e2e-second", "rougeL"),
     "speed_and_quality_multi30k": quality_and_speed("multi30k", "bleu"),
     "multi30k": multi30k,
     "own_text": own_text,
