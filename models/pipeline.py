@@ -67,7 +67,7 @@ def numerics(precision: str, device: torch.device) -> dict[str, Any]:
     }
     if not compiled:
         # Not torch.get_float32_matmul_precision, which raises where one backend was set by itself (--tf32).
-        backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+        backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
         values["float32 products"] = _FLOAT32_PRODUCTS[backend.matmul.fp32_precision]
     return values
 

@@ -115,10 +115,11 @@ class Items:
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Slots and positions on a device, where they are taken once."""
-        if self._moved is None or self._moved[0].device != device:
+        moved = self._moved
+        if moved is None or moved[0].device != device:
             moved = on_device(self.slots, device), on_device(self.positions, device)
             object.__setattr__(self, "_moved", moved)
-        return self._moved
+        return moved
 
 
 @dataclass(frozen=True)
