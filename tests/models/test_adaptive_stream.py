@@ -8,6 +8,7 @@ import torch
 
 from early_exit import ExitPolicy
 from early_exit.adaptive import AdaptiveThreshold, fit_mixture
+from early_exit.linear import has_native
 from early_exit.models.adaptive_stream import decode_adaptive
 from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
@@ -67,7 +68,9 @@ def test_texts_follow_the_threshold_and_not_the_batch():
     one, alone = decoded(19, 1, AdaptiveThreshold(0.05))
     eight, together = decoded(19, 8, AdaptiveThreshold(0.05))
     assert [row.tokens for row in one.rows] == [row.tokens for row in eight.rows]
-    assert alone.to_dict() == together.to_dict()
+    near = 0 if has_native("cpu") else 1e-5  # torch's products are rounded by the number of rows
+    learned = together.to_dict()
+    assert learned == {name: pytest.approx(value, rel=near) for name, value in alone.to_dict().items()}
     # The first eight have the first threshold, the next ones what was learned from these.
     for first, last, threshold in (
         (0, 8, 0.05),
