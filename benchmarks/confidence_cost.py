@@ -165,7 +165,6 @@ def main() -> None:
         ]
     print(markdown_table(table))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, results)
 
 

@@ -131,7 +131,6 @@ def main() -> None:
         rows = compare(options, workers)
     print(table(rows))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, {"environment": environment, "rows": rows})
 
 

@@ -177,8 +177,8 @@ def read_options() -> argparse.Namespace:
 
 
 def keep(results: dict, path: Path | None) -> None:
+    """Writes what is known so far, where it is asked for."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, results)
 
 

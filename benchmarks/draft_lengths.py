@@ -166,7 +166,6 @@ def main() -> None:
     header = ["rule", *(f"a question costs {head} layers" for head in results)]
     print(markdown_table([header, *map(list, zip(names, *columns, strict=True))]))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         environment = provenance(0, "cpu") | {"texts": len(records)}
         write_json(options.json, {"environment": environment, "times_full_depth": results})
 

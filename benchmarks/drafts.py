@@ -214,7 +214,6 @@ def main() -> None:
         rows = compare(model, sources, systems, score, options)
     print(table(rows))
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.json, {"environment": provenance(0, "cpu") | scoring_rules(), "rows": rows})
 
 

@@ -115,7 +115,6 @@ def main() -> None:
     print(markdown_table(lines(rows, epsilon)))
     print(f"{len(over)} of {len(rows)} lines violate what they promise")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         shown = {"epsilon": epsilon, "violating": over, "rows": rows}
         write_json(options.json, {**source, **shown})
         draw(rows, epsilon, options.json.with_suffix(".png"))

@@ -221,7 +221,6 @@ def save(options: argparse.Namespace, num_layers: int, left_out: list[dict], row
     """What is known so far."""
     environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
     about = {"environment": environment, "layers": num_layers, "neighbours": options.neighbours}
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.json, {**about, "left_out": left_out, "rows": rows})
 
 

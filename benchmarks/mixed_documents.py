@@ -1,6 +1,6 @@
 """Source texts that no one has seen: the first half of one document and the second half of another.
 
-    python -m benchmarks.mixed_documents ../shared/data/multi30k/train.json mixed.json --count 30000
+    python -m benchmarks.mixed_documents ../shared/data/multi30k/train.json mixed.json --count 12800
 
 For training on own texts. What a model that was trained for long writes for its training documents it knows
 by heart, and exits that learn it agree less with full depth on other documents.
@@ -15,16 +15,15 @@ from benchmarks.records import pairs
 from util.files import write_text
 
 
-def mixed(documents: list[str], count: int, seed: int, separator: str = " ") -> list[str]:
-    """So many texts, each of the first half of a document's parts and the second half of another's. Parts are
-    what the separator divides: words, or the fields of a record."""
+def mixed(documents: list[str], count: int, seed: int) -> list[str]:
+    """So many texts, each of the first half of a document's words and the second half of another's."""
     generator = random.Random(seed)
-    divided = [document.split(separator) for document in documents]
-    pairs_of_them = ((generator.choice(divided), generator.choice(divided)) for _ in range(count))
-    return [
-        separator.join(first[: max(1, len(first) // 2)] + second[len(second) // 2 :])
-        for first, second in pairs_of_them
-    ]
+    return [_joined(generator.choice(documents), generator.choice(documents)) for _ in range(count)]
+
+
+def _joined(one: str, other: str) -> str:
+    first, second = one.split(), other.split()
+    return " ".join(first[: max(1, len(first) // 2)] + second[len(second) // 2 :])
 
 
 def main() -> None:
@@ -35,13 +34,10 @@ def main() -> None:
     parser.add_argument("data", help="JSON lines as headline.py reads them")
     parser.add_argument("output", type=Path)
     parser.add_argument("--column", default="de")
-    parser.add_argument("--separator", default=" ", help="what divides a document into parts")
-    parser.add_argument("--count", type=int, default=30000)
+    parser.add_argument("--count", type=int, default=12800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    texts = mixed(
-        [source for source, _ in pairs(options.data)], options.count, options.seed, options.separator
-    )
+    texts = mixed([source for source, _ in pairs(options.data)], options.count, options.seed)
     lines = [json.dumps({options.column: text}, ensure_ascii=False) for text in texts]
     write_text(options.output, "\n".join(lines) + "\n")
 

@@ -154,9 +154,7 @@ def test_lenient_drafts_are_drawn_by_the_rule_with_a_lenience(lenience):
     first = dict(enumerate(mixed([0])))
     assert p_value(counts, {(token,): share for token, share in first.items()}) > 1e-3
     if lenience:
-        most = (
-            (1 + 1e-5) * shares_after([0], []) / lenience
-        )  # some tokens' shares are the most, but for rounding
+        most = (1 + 1e-5) * shares_after([0], []) / lenience  # some shares equal it, but for rounding
         assert (np.array(list(first.values())) <= most).all()
 
 

@@ -172,8 +172,8 @@ def _top(logits: Tensor) -> Top:
 
 
 def attention_kernels(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
-    """Keeps bfloat16 on GPUs from cuDNN's attention, which makes a plan for every length that is new: the
-    first text of 64 tokens took 7 s on an H200, where float32, which it does not serve, took 0.4."""
+    """Keeps bfloat16 on GPUs from cuDNN's attention, which plans anew for other lengths. The first text of 64
+    tokens took 7 s on an H200, where float32, which it does not serve, took 0.4; not measured since."""
     return sdpa_kernel(_PLANLESS) if (dtype, device.type) == (torch.bfloat16, "cuda") else nullcontext()
 
 
