@@ -16,7 +16,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from early_exit.calibration import Monitor
+from early_exit.calibration import Monitor, Promise
 from early_exit.models.auditing import Audit
 from early_exit.models.calibrated import Certified
 from early_exit.models.loading import load_model
@@ -60,17 +60,18 @@ def run(options) -> int:
     model = load_model(options.model_name_or_path, calibration=options.calibration).eval()
     tokenizer = AutoTokenizer.from_pretrained(options.model_name_or_path)
     certified = _certified(model)
-    monitor = _monitor(options, certified)
+    promise, delta = Promise(**(certified.promise or {})), certified.delta
+    monitor = _monitor(options, certified, promise.limit(delta))
     distance = TEXTUAL[certified.loss.split()[1]]
 
-    def loss(early: list[int], full: list[int]) -> float:
+    def risk(early: list[int], full: list[int]) -> float:
         texts = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in (early, full)]
-        return min(1.0, max(0.0, distance(*texts)))
+        return float(promise.risks(min(1.0, max(0.0, distance(*texts))), delta))
 
     def save(state: Monitor) -> None:
         write_json(options.state, {"fingerprint": certified.fingerprint, **state.to_dict()})
 
-    audit = Audit(monitor, loss, options.audit_share, options.fall_back, save)
+    audit = Audit(monitor, risk, options.audit_share, options.fall_back, save)
     pipeline = certified.pipeline or {}
     if pipeline.get("tokenizer", tokenizer_hash(tokenizer)) != tokenizer_hash(tokenizer):
         warnings.warn("the tokenizer is not the one that was calibrated", stacklevel=1)
@@ -79,6 +80,8 @@ def run(options) -> int:
     plot_monitor(monitor.to_dict()).savefig(options.state.with_suffix(".png"), dpi=110)
     if options.output is not None:
         write_text(options.output, "\n".join(texts) + "\n")
+    if promise.guarantee != "mean":
+        print(f"watching the mean risk behind: {certified.guarantee} ≤ {delta:g}")
     print(monitor)
     return _ALARM if monitor.alarmed else 0
 
@@ -89,8 +92,12 @@ def _certified(model) -> Certified:
         raise UsageError("nothing is certified here: pass --calibration, the output folder of a calibration")
     certified = Certified.from_dict(values)
     promised = certified.guarantee or f"mean {certified.loss}"
-    if not promised.startswith("mean textual") or "CVaR" in promised or certified.loss is None:
-        raise UsageError(f"a monitor compares texts, and watches a mean textual loss, not: {promised}")
+    known = certified.promise is not None or (promised.startswith("mean") and "CVaR" not in promised)
+    if not known or not str(certified.loss).startswith("textual") or promised.startswith("expected"):
+        raise UsageError(
+            "a monitor compares texts, and watches a textual loss (mean, share of large ones, CVaR), "
+            f"not: {promised}"
+        )
     if certified.reference is not None:
         raise UsageError(
             "a monitor compares with this model's full depth; this promise is about texts of "
@@ -99,14 +106,14 @@ def _certified(model) -> Certified:
     return certified
 
 
-def _monitor(options, certified: Certified) -> Monitor:
-    """Of the state file, or a new one."""
+def _monitor(options, certified: Certified, limit: float) -> Monitor:
+    """Of the state file, or a new one. limit: of the mean of what is watched."""
     saved = read_json(options.state)
     if saved is None:
-        return Monitor(certified.delta, options.epsilon)
+        return Monitor(limit, options.epsilon)
     fingerprint = saved.pop("fingerprint", None)
     monitor = Monitor.from_dict(saved)
-    if fingerprint != certified.fingerprint or monitor.delta != certified.delta:
+    if fingerprint != certified.fingerprint or monitor.delta != limit:
         raise UsageError(f"{options.state} watches another setting; choose another --state")
     return monitor
 

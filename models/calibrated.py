@@ -31,9 +31,10 @@ class Certified:
     generation: the effective generation config that was calibrated (`models.effective_generation`).
     weights: `models.exit_heads.fingerprint` of the model. max_length: in tokens, start token included.
     delta, epsilon, loss, n: the promise, on how many prompts it rests; guarantee: what it promises of the
-    loss, in words; fingerprint: of the pipeline, as the verdict names it; pipeline: what else is compared
-    with a call (`models.pipeline`), weights as there; reference: the checkpoint whose texts are compared
-    with, None for full depth of this one. Files of earlier versions lack some of these.
+    loss, in words; promise: the same as the fields of `early_exit.calibration.Promise`; fingerprint: of the
+    pipeline, as the verdict names it; pipeline: what else is compared with a call (`models.pipeline`),
+    weights as there; reference: the checkpoint whose texts are compared with, None for full depth of this
+    one. Files of earlier versions lack some of these.
     """
 
     setting: DecodingSetting
@@ -48,6 +49,7 @@ class Certified:
     pipeline: dict[str, Any] | None = None
     guarantee: str | None = None
     reference: str | None = None
+    promise: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""

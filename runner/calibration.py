@@ -168,4 +168,5 @@ def _deployed(
         pipeline=pipeline,
         guarantee=found["promised"],
         reference=None if plan.reference is None else plan.reference.name,
+        promise=asdict(plan.promise),
     ).to_dict()

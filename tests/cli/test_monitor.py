@@ -5,15 +5,18 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import run_monitor
 from early_exit import ExitPolicy
 from early_exit.calibration import Monitor
 from early_exit.models.auditing import Audit
+from early_exit.models.loading import load_model
 from tests.cli.conftest import call
 from tests.cli.test_calibration import cali_flags
 from tests.tiny import source_batch, tiny_model
 from util.corpus import generate
+from util.dissimilarity import TEXTUAL
 
 EXITS = ExitPolicy(measure="softmax", threshold=0.0)
 
@@ -93,3 +96,44 @@ def test_from_the_command_line(capsys, model, tmp_path):
     assert "watches another setting" in capsys.readouterr().err
     assert monitor(*flags, "--text_column", "text", "--state", tmp_path / "new.json") == 2
     assert "no column 'text'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("guarantee", ["share", "cvar"])
+def test_large_losses_are_watched_where_these_were_promised(guarantee, model, tmp_path):
+    flags = "--guarantee", guarantee, "--loss_above", ".2", "--calibrate_delta", ".95", "--worst_share", "1"
+    assert call(*cali_flags(model, tmp_path / "c", *flags)) == 0
+    rows = generate("test", 9)
+    file, state = tmp_path / "today.json", tmp_path / "monitor.json"
+    file.write_text("\n".join(json.dumps({"document": row["document"]}) for row in rows))
+    flags = ["--model_name_or_path", model, "--file", file, "--state", state, "--audit_share", "1"]
+    assert monitor(*flags, "--calibration", tmp_path / "c") == 0
+
+    certified, tokenizer = (
+        load_model(str(model), calibration=tmp_path / "c"),
+        AutoTokenizer.from_pretrained(model),
+    )
+    total = 0.0
+    for row in rows:
+        inputs = tokenizer(
+            "summarize: " + row["document"], return_tensors="pt", truncation=True, max_length=512
+        )
+        early, full = (
+            tokenizer.decode(certified.eval().generate(**inputs, **options)[0], skip_special_tokens=True)
+            for options in ({}, {"exit_policy": ExitPolicy(), "max_length": 12})
+        )
+        loss = TEXTUAL["rouge"](early, full)
+        total += loss > 0.2 if guarantee == "share" else max(0.0, loss - 0.2) / 0.8
+    found = json.loads(state.read_text())
+    assert found["total"] == pytest.approx(total)
+    assert total > 0
+    assert found["delta"] == pytest.approx(0.95 if guarantee == "share" else 0.75 / 0.8)
+
+
+@pytest.mark.parametrize("flags", [("--guarantee", "expectation"), ("--consistency_type", "risk")])
+def test_a_promise_that_texts_do_not_show_is_not_watched(capsys, flags, model, tmp_path):
+    assert call(*cali_flags(model, tmp_path / "c", *flags, "--calibrate_delta", ".99")) == 0
+    file = tmp_path / "today.json"
+    file.write_text(json.dumps({"document": "A fire."}))
+    options = "--model_name_or_path", model, "--file", file, "--state", tmp_path / "s.json"
+    assert monitor(*options, "--calibration", tmp_path / "c") == 2
+    assert "watches a textual loss" in capsys.readouterr().err
