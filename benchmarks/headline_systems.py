@@ -98,6 +98,12 @@ def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -
         System("engine", "int8", shallow_deep(third, 0.9, shortlist=shortlist), "FREE"),
         System("engine", "float32", ExitPolicy(**first, verify="exact"), "exact drafts"),
         System("engine", "int8", ExitPolicy(**first, verify="exact"), "exact drafts"),
+        System(
+            "engine",
+            "int8",
+            ExitPolicy(static_layer=third, shortlist=shortlist, verify="exact", max_draft=2),
+            "exact drafts",
+        ),
         System("engine", "int8", ExitPolicy(**first, verify="lenient", accept_ratio=0.3), "lenient drafts"),
     ]
     return own

@@ -97,6 +97,29 @@ def test_the_compiled_loop_gives_what_python_gives(data, rows, prompts):
         assert row.drafting == other.drafting
 
 
+@examples(2)
+@given(data=st.data(), rows=st.integers(2, 6), seed=st.integers(0, 99))
+def test_a_text_does_not_depend_on_the_rows_beside_it(data, rows, seed):
+    policy = data.draw(policies(7))
+    engine = ENGINES[data.draw(st.sampled_from(list(ENGINES)))]
+    generator = torch.Generator().manual_seed(seed)
+    d_model = engine.kernels.tensors.spec.d_model
+    tasks = [
+        Prompt(torch.randn(length, d_model, generator=generator), np.zeros(1, np.int64))
+        for length in range(1, 8)
+    ]
+    alone, together = (
+        sorted(
+            engine.decode(tasks, policy, GreedyChoice(np.array([1, 6])), 25, at_once),
+            key=lambda row: row.prompt,
+        )
+        for at_once in (1, rows)
+    )
+    for row, other in zip(together, alone, strict=True):
+        assert (row.tokens, row.exit_layers) == (other.tokens, other.exit_layers)
+        np.testing.assert_array_equal(row.confidences, other.confidences)
+
+
 def test_nan_confidences_are_reported():
     engine = ENGINES["int8"]
     d_model = engine.kernels.tensors.spec.d_model

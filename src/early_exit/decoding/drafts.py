@@ -7,13 +7,18 @@ full model's it is self-speculative decoding (Zhang et al. 2024, LayerSkip: Elho
 verification (Leviathan et al. 2023).
 
 A row's drafts stand at layers, the earlier ones at the same or deeper layers than the later ones. The token
-in
-flight takes along those that stand where it comes by: at every layer it sees its row's earlier positions as
-the full model has them. It goes through to the last layer where it may not leave before, or where
-`max_draft` tokens wait; all that wait are then there too, and the text is checked.
+in flight takes along those that stand where it comes by: at every layer it sees its row's earlier positions
+as the full model has them. It waits for a block where it may not leave, or where `max_draft` tokens have been
+drafted since full depth chose last. A block takes all that waits through to the last layer, where the text is
+checked.
+
+Where drafts are checked, a block runs once `BLOCK_SHARE` of a batch's rows wait for one, and takes the drafts
+of the other rows along: many tokens cost less in one block than in several, and what is dropped is dropped
+early. Where a token is drafted, and whether it stays, does not depend on that. Parallel drafts at the end of
+a text are never run deeper, so their blocks take along nothing that need not go.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,15 +32,23 @@ from early_exit.lm_head.full import FullHead
 from early_exit.lm_head.scores import LayerScores, Scores
 from early_exit.policy import ExitPolicy
 
+BLOCK_SHARE = 0.5  # docs/drafts.md has the measurement
+
+_FINISHED = -1  # in the place of the layer where a token in flight waits: the last draft ends the text
+
+
+def block_share(policy: ExitPolicy) -> float:
+    """The share of rows that have to wait before a block runs."""
+    return 0.0 if policy.verify == "parallel" else BLOCK_SHARE
+
 
 @dataclass
 class _Front:
-    """Items that go through the layers together, ordered by slot and position. in_flight: [n] bool, those
-    whose token is the row's newest; asks: [n] bool, those of them that may leave early."""
+    """Items that go through the layers together, ordered by slot and position. asks: [n] bool, tokens in
+    flight that may leave early."""
 
     items: Items
     states: Tensor
-    in_flight: np.ndarray
     asks: np.ndarray
 
     def __len__(self) -> int:
@@ -44,22 +57,39 @@ class _Front:
     def some(self, indices: np.ndarray) -> "_Front":
         """Those at an index array."""
         states = self.states[torch.from_numpy(indices).to(self.states.device)]
-        return _Front(self.items[indices], states, self.in_flight[indices], self.asks[indices])
+        return _Front(self.items[indices], states, self.asks[indices])
+
+
+@dataclass
+class _Waiting:
+    """What of a row is not at full depth. stands: layers of the drafts before its token in flight, by rising
+    position; since: drafts after the last token that full depth chose; waits: the layer where the token in
+    flight waits for a block, `_FINISHED`, or None."""
+
+    stands: list[int] = field(default_factory=list)
+    since: int = 0
+    waits: int | None = None
+
+    def layers(self) -> list[int]:
+        """Of all that waits."""
+        return self.stands if self.waits in (None, _FINISHED) else [*self.stands, self.waits]
 
 
 class Drafts:
-    """Drafts by the layers where `exits` lets tokens leave; what becomes of them is by `policy.verify`."""
+    """Drafts by the layers where `exits` lets tokens leave; what becomes of them is by `policy.verify`.
 
-    def __init__(self, exits: Exits, rows: Rows, head: FullHead, policy: ExitPolicy):
-        self._exits, self._rows, self._head, self._policy = exits, rows, head, policy
-        # Of each slot, where the drafts before its token in flight stand, by rising position.
-        self._stands: list[list[int]] = [[] for _ in rows.results]
+    enough: blocks run for no fewer waiting rows, where others can be drafted meanwhile.
+    """
+
+    def __init__(self, exits: Exits, rows: Rows, head: FullHead, policy: ExitPolicy, enough: int):
+        self._exits, self._rows, self._head, self._policy, self._enough = exits, rows, head, policy, enough
+        self._of = [_Waiting() for _ in rows.results]  # by slot
 
     def forget(self, slots: np.ndarray) -> None:
         """Other rows are in these slots now."""
         self._exits.forget(slots)
         for slot in slots.tolist():
-            self._stands[slot] = []
+            self._of[slot] = _Waiting()
             self._rows.results[slot].drafting = Drafting()
 
     def prefill(self, items: Items, states: Tensor) -> None:
@@ -67,61 +97,99 @@ class Drafts:
         self._exits.prefill(items, states)
 
     def step(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
-        """Runs the tokens in flight of some rows. Returns the slots of the rows whose text ends."""
-        rows = self._rows
-        items, states = rows.items(slots)
-        asks = np.array([len(self._stands[slot]) < self._policy.max_draft for slot in slots.tolist()])
-        drafted, through = self._run(_Front(items, states, np.ones(len(items), dtype=bool), asks), slots, 0)
+        """Drafts a token of each row, all rows being given, but of those that wait for a block; runs one if
+        enough wait. Returns the slots of the rows whose text ends."""
+        asking = np.array([slot for slot in slots.tolist() if self._of[slot].waits is None], dtype=np.int64)
+        ended = self._draft(asking, choose) if len(asking) else asking
+        left = np.setdiff1d(slots, ended)
+        if not self._enough_wait(left):
+            return ended
+        return np.concatenate([ended, self._block(left, choose)])
+
+    def _draft(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
+        """Takes tokens in flight until they leave, or wait. Returns the slots of the rows whose text ends."""
+        items, states = self._rows.items(slots)
+        asks = np.array([self._of[slot].since < self._policy.max_draft for slot in slots.tolist()])
+        drafted, front, layer = self._take(_Front(items, states, asks), slots)
         ended = []
         if drafted is not None:
-            # Whose draft ends the text.
             last = self._exits.advance(drafted, getattr(choose, "draft", choose))
             for slot in drafted.slots.tolist():
-                rows.results[slot].drafting.drafted += 1
-            ended.append(self._catch_up(last, choose) if len(last) else last)
-        if through is not None:
-            ended.append(self._settle(through, choose))
-        if (settled := getattr(choose, "settled", None)) is not None and through is not None:
-            for slot in np.unique(through.items.slots).tolist():
-                settled(int(rows.prompt[slot]), int(rows.position[slot]) + 1)
-        return np.concatenate(ended)
+                self._rows.results[slot].drafting.drafted += 1
+            ended = [slot for slot in last.tolist() if self._finish(slot)]
+        if len(front):
+            self._rows.cache.leave(front.items.slots, front.items.positions, front.states)
+        for slot in np.unique(front.items.slots).tolist():
+            own = self._of[slot]
+            own.stands, own.waits = [max(stand, layer) for stand in own.stands], layer
+        return np.array(ended, dtype=np.int64)
 
-    def _catch_up(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
-        """Checks the drafts of rows whose last one ends the text: there is no token in flight after them."""
-        if self._policy.verify == "parallel":
-            for slot in slots.tolist():
-                self._rows.results[slot].drafting.accepted += len(self._stands[slot])
-            return slots
-        nothing, none = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
-        states = self._rows.cache.exit_states[0, :0]
-        deepest_left = min(self._stands[slot][-1] for slot in slots.tolist())
-        _, through = self._run(_Front(Items(nothing, nothing), states, none, none), slots, deepest_left)
-        assert through is not None  # nothing is asked on the way
-        return self._settle(through, choose)
+    def _finish(self, slot: int) -> bool:
+        """Of a row whose last draft ends its text: whether that is final, or waits for its check."""
+        own = self._of[slot]
+        if self._policy.verify != "parallel":
+            own.waits = _FINISHED
+            return False
+        self._rows.results[slot].drafting.accepted += len(own.stands)
+        return True
 
-    def _run(self, front: _Front, slots: np.ndarray, layer: int) -> tuple[Left | None, _Front | None]:
-        """Takes items from a layer as deep as they go, and with them the drafts of their rows, `slots`.
-        Returns the tokens that left early, and what came through the last layer."""
-        last = self._rows.num_layers
-        leaving = Leaving(self._head, last)
-        while len(slots) and layer < last:
+    def _enough_wait(self, slots: np.ndarray) -> bool:
+        """Whether a block is to run, these being all rows."""
+        waiting = sum(self._of[slot].waits is not None for slot in slots.tolist())
+        wanted = max(self._enough, block_share(self._policy) * len(slots))
+        return waiting > 0 and (waiting == len(slots) or waiting >= wanted)
+
+    def _take(self, front: _Front, slots: np.ndarray) -> tuple[Left | None, _Front, int]:
+        """Takes tokens in flight to where they leave, or past the last question, and with them the drafts of
+        their rows, `slots`. Returns those that left; the others; and the layer where these have come."""
+        leaving, layer = Leaving(self._head, self._rows.num_layers), 0
+        while front.asks.any():
             front = self._joined(front, slots, layer)
-            stop = self._exits.next_stop(layer, front.items[front.asks]) if front.asks.any() else last
-            deeper = [stand for slot in slots.tolist() for stand in self._stands[slot] if stand > layer]
-            reached = min([stop, *deeper])
+            stop = self._exits.next_stop(layer, front.items[front.asks])
+            if stop == self._rows.num_layers:
+                break
+            reached = min([stop, *self._stands(slots, layer)])
             front, previous = self._through(front, layer, reached)
             layer = reached
-            if layer == stop < last:
+            if layer == stop:
                 front, slots = self._ask(front, previous, slots, layer, leaving)
-        return leaving.together(), front if len(front) else None
+        return leaving.together(), front, layer
+
+    def _block(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
+        """Takes tokens in flight that wait for it to full depth, and the drafts before them; and those of the
+        other rows, if they are checked there anyway. Returns the slots of the rows whose text ends."""
+        checks = self._policy.verify != "parallel"
+        chosen = [
+            slot
+            for slot in slots.tolist()
+            if self._of[slot].waits is not None or (checks and self._of[slot].stands)
+        ]
+        slots = np.array(chosen, dtype=np.int64)
+        nothing, none = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+        front = _Front(Items(nothing, nothing), self._rows.cache.exit_states[0, :0], none)
+        last, layer = self._rows.num_layers, min(self._stands(slots, -1))
+        while layer < last:
+            front = self._joined(front, slots, layer)
+            reached = min([last, *self._stands(slots, layer)])
+            front, _ = self._through(front, layer, reached)
+            layer = reached
+        ended = self._settle(front, choose)
+        if (settled := getattr(choose, "settled", None)) is not None:
+            for slot in chosen:
+                settled(int(self._rows.prompt[slot]), int(self._rows.position[slot]) + 1)
+        return ended
+
+    def _stands(self, slots: np.ndarray, layer: int) -> list[int]:
+        """The layers deeper than one where something of some rows waits."""
+        return [stand for slot in slots.tolist() for stand in self._of[slot].layers() if stand > layer]
 
     def _joined(self, front: _Front, slots: np.ndarray, layer: int) -> _Front:
-        """The front, and the drafts that stand at a layer."""
+        """The front, and what waits at a layer."""
         found = []
         for slot in slots.tolist():
-            stands = self._stands[slot]
-            first = int(self._rows.position[slot]) - len(stands)
-            found += [(slot, first + index) for index, stand in enumerate(stands) if stand == layer]
+            own = self._of[slot]
+            first = int(self._rows.position[slot]) - len(own.stands)
+            found += [(slot, first + index) for index, stand in enumerate(own.layers()) if stand == layer]
         if not found:
             return front
         waiting = Items(*np.array(found, dtype=np.int64).T)
@@ -129,20 +197,16 @@ class Drafts:
             np.concatenate([front.items.slots, waiting.slots]),
             np.concatenate([front.items.positions, waiting.positions]),
         )
-        no = np.zeros(len(waiting), dtype=bool)
         together = _Front(
             items,
             torch.cat([front.states, self._rows.cache.states_of(waiting.slots, waiting.positions)]),
-            np.concatenate([front.in_flight, no]),
-            np.concatenate([front.asks, no]),
+            np.concatenate([front.asks, np.zeros(len(waiting), dtype=bool)]),
         )
         return together.some(np.lexsort([items.positions, items.slots]))
 
     def _through(self, front: _Front, first: int, last: int) -> tuple[_Front, Tensor]:
         """Runs layers. Also returns the states before the last of them, where a question may need them."""
         rows = self._rows
-        if not len(front):
-            return front, front.states
         for slot in front.items.slots.tolist():
             rows.results[slot].drafting.layers += last - first
         for slot in np.unique(front.items.slots).tolist():
@@ -152,7 +216,7 @@ class Drafts:
             previous = run(front.items, front.states, first, last - 1, rows.cache, rows.sources)
             first = last - 1
         states = run(front.items, previous, first, last, rows.cache, rows.sources)
-        return _Front(front.items, states, front.in_flight, front.asks), previous
+        return _Front(front.items, states, front.asks), previous
 
     def _ask(
         self, front: _Front, previous: Tensor, slots: np.ndarray, layer: int, leaving: Leaving
@@ -170,7 +234,8 @@ class Drafts:
         stopped = front.some(stops.nonzero()[0])
         self._rows.cache.leave(stopped.items.slots, stopped.items.positions, stopped.states)
         for slot in gone.items.slots.tolist():
-            self._stands[slot] = [*(max(stand, layer) for stand in self._stands[slot]), layer]
+            own = self._of[slot]
+            own.stands, own.since = [*(max(stand, layer) for stand in own.stands), layer], own.since + 1
         return front.some((~stops).nonzero()[0]), slots[~np.isin(slots, gone.items.slots)]
 
     def _settle(self, front: _Front, choose: Choose) -> np.ndarray:
@@ -180,22 +245,24 @@ class Drafts:
         rows = self._rows
         if self._policy.verify == "parallel":
             for slot in np.unique(front.items.slots).tolist():
-                rows.results[slot].drafting.accepted += len(self._stands[slot])
-                self._stands[slot] = []
-            front = front.some(front.in_flight.nonzero()[0])
+                rows.results[slot].drafting.accepted += len(self._of[slot].stands)
+                self._of[slot].stands = []
+            in_flight = front.items.positions == rows.position[front.items.slots]
+            front = front.some(in_flight.nonzero()[0])
         read = self._head.unasked(front.states)
         slots, firsts = np.unique(front.items.slots, return_index=True)
         indices, ended = [], []
         for slot, first in zip(slots.tolist(), firsts.tolist(), strict=True):
-            drafts, drafting = len(self._stands[slot]), rows.results[slot].drafting
-            kept = self._kept(front, slot, first, drafts, read, choose)
+            own, drafting = self._of[slot], rows.results[slot].drafting
+            kept = self._kept(front, slot, first, len(own.stands), read, choose)
             drafting.blocks += 1
             drafting.accepted += kept
-            self._stands[slot] = []
+            own.stands = []
             index = first + kept
             if index < len(front) and front.items.slots[index] == slot:
                 indices.append(index)
-            else:  # all stay, and the last one ends the text
+                self._of[slot] = _Waiting()
+            elif own.waits == _FINISHED:
                 ended.append(slot)
         ended = np.array(ended, dtype=np.int64)
         if not indices:

@@ -124,7 +124,7 @@ class Engine:
             weights = self.exit_head(policy)
             exit_head = None if weights is None else HeadRun(weights, rows.cache)
             exits = ConfidenceExits(rows, head, policy, limit, enough, exit_head=exit_head)
-        return exits if policy.verify is None else Drafts(exits, rows, head, policy)
+        return exits if policy.verify is None else Drafts(exits, rows, head, policy, enough)
 
 
 class _Call:

@@ -18,58 +18,95 @@ void Drafts::step() {
   std::vector<int64_t> rows;
   Front front{rows_.width()};
   for (int64_t slot = 0; slot < loop_.slots; slot++) {
-    if (!rows_.occupied(slot)) continue;
+    if (!rows_.occupied(slot) || loop_.waits[slot] != DRAFTING) continue;
     rows.push_back(slot);
-    front.add(slot, loop_.position[slot], loop_.drafts[slot] < loop_.max_draft, rows_.embedding(slot));
+    front.add(slot, loop_.position[slot], loop_.since[slot] < loop_.max_draft, rows_.embedding(slot));
   }
   std::vector<Left> drafted;
-  take(front, rows, 0, drafted);
-  std::vector<int64_t> last;
+  const int layer = take(front, rows, drafted);
   for (const Left& each : drafted) {
     count(each.slot, DRAFTED)++;
-    if (rows_.advance(each.slot, each.token, each.layer, each.confidence)) last.push_back(each.slot);
+    if (rows_.advance(each.slot, each.token, each.layer, each.confidence)) finish(each.slot);
   }
-  catch_up(last);
-  settle(front);
+  for (size_t item = 0; item < front.size(); item++) rows_.leave(front, item);
+  for (const int64_t slot : rows) {
+    loop_.waits[slot] = layer;
+    for (int i = 0; i < loop_.drafts[slot]; i++) stands(slot)[i] = std::max(stands(slot)[i], layer);
+  }
+  if (enough_wait()) block();
 }
 
-// Checks the drafts of rows whose last one ends the text.
-void Drafts::catch_up(const std::vector<int64_t>& rows) {
-  if (rows.empty()) return;
-  if (loop_.verify == Verify::PARALLEL) {
-    for (const int64_t slot : rows) {
-      count(slot, ACCEPTED) += loop_.drafts[slot];
-      loop_.drafts[slot] = 0;
-      rows_.end(slot);
-    }
+// The last draft of a row ends its text.
+void Drafts::finish(int64_t slot) {
+  if (loop_.verify != Verify::PARALLEL) {
+    loop_.waits[slot] = FINISHED;
     return;
   }
-  int layer = loop_.last_layer;
-  for (const int64_t slot : rows) layer = std::min(layer, (int)stands(slot)[loop_.drafts[slot] - 1]);
-  Front front{rows_.width()};
-  std::vector<Left> drafted;
-  take(front, rows, layer, drafted);
-  settle(front);
+  count(slot, ACCEPTED) += loop_.drafts[slot];
+  rows_.end(slot);
 }
 
-// `Drafts._run`: takes items from a layer as deep as they go, and with them the drafts of their rows.
-void Drafts::take(Front& front, std::vector<int64_t> rows, int layer, std::vector<Left>& drafted) {
+// Whether a block is to run; see `Drafts._enough_wait`.
+bool Drafts::enough_wait() const {
+  int64_t waiting = 0, rows = 0;
+  for (int64_t slot = 0; slot < loop_.slots; slot++) {
+    if (!rows_.occupied(slot)) continue;
+    rows++;
+    waiting += loop_.waits[slot] != DRAFTING;
+  }
+  return waiting > 0 && (waiting == rows || (waiting >= loop_.enough && waiting >= loop_.block_share * (double)rows));
+}
+
+// Takes tokens in flight to where they leave, or past the last question, and with them the drafts of their rows.
+// Returns the layer where those have come that did not leave, which the front and `rows` are then.
+int Drafts::take(Front& front, std::vector<int64_t>& rows, std::vector<Left>& drafted) {
   std::vector<float> previous, unasked;
-  while (!rows.empty() && layer < loop_.last_layer) {
+  int layer = 0;
+  while (std::find(front.asks.begin(), front.asks.end(), 1) != front.asks.end()) {
     join(front, rows, layer);
     const int stop = exits_.next_stop(front, layer);
-    int reached = stop;
-    for (const int64_t slot : rows) {
-      for (int i = 0; i < loop_.drafts[slot]; i++) {
-        if (stands(slot)[i] > layer) reached = std::min(reached, (int)stands(slot)[i]);
-      }
-    }
+    if (stop == loop_.last_layer) break;
+    const int reached = std::min(stop, next_stand(rows, layer));
     count_layers(front, reached - layer);
     exits_.through(front, layer, reached, &previous);
     layer = reached;
-    if (layer == stop && layer < loop_.last_layer) ask(front, previous, rows, layer, drafted, unasked);
+    if (layer == stop) ask(front, previous, rows, layer, drafted, unasked);
   }
   exits_.find_tokens(drafted, unasked);
+  return layer;
+}
+
+// Takes tokens in flight that wait for it to full depth, and the drafts before them; and those of all other rows, if
+// they are checked there anyway.
+void Drafts::block() {
+  const bool checks = loop_.verify != Verify::PARALLEL;
+  std::vector<int64_t> rows;
+  for (int64_t slot = 0; slot < loop_.slots; slot++) {
+    const bool waits = loop_.waits[slot] != DRAFTING;
+    if (rows_.occupied(slot) && (waits || (checks && loop_.drafts[slot]))) rows.push_back(slot);
+  }
+  Front front{rows_.width()};
+  std::vector<float> previous;
+  for (int layer = next_stand(rows, -1); layer < loop_.last_layer;) {
+    join(front, rows, layer);
+    const int reached = next_stand(rows, layer);
+    count_layers(front, reached - layer);
+    exits_.through(front, layer, reached, &previous);
+    layer = reached;
+  }
+  settle(front, rows);
+}
+
+// The next layer where something of some rows stands; the last one where nothing does.
+int Drafts::next_stand(const std::vector<int64_t>& rows, int layer) const {
+  int next = loop_.last_layer;
+  for (const int64_t slot : rows) {
+    for (int i = 0; i < loop_.drafts[slot]; i++) {
+      if (stands(slot)[i] > layer) next = std::min(next, (int)stands(slot)[i]);
+    }
+    if (loop_.waits[slot] > layer) next = std::min(next, (int)loop_.waits[slot]);
+  }
+  return next;
 }
 
 void Drafts::count_layers(const Front& front, int layers) const {
@@ -82,7 +119,7 @@ void Drafts::count_layers(const Front& front, int layers) const {
 void Drafts::join(Front& front, const std::vector<int64_t>& rows, int layer) const {
   struct Place {
     int64_t slot, position;
-    size_t from;  // of the front; its size stands for a draft
+    size_t from;  // of the front; its size stands for an item that waited
   };
   std::vector<Place> places;
   for (size_t item = 0; item < front.size(); item++) places.push_back({front.slots[item], front.positions[item], item});
@@ -91,6 +128,7 @@ void Drafts::join(Front& front, const std::vector<int64_t>& rows, int layer) con
     for (int i = 0; i < loop_.drafts[slot]; i++) {
       if (stands(slot)[i] == layer) places.push_back({slot, first + i, front.size()});
     }
+    if (loop_.waits[slot] == layer) places.push_back({slot, loop_.position[slot], front.size()});
   }
   if (places.size() == front.size()) return;
   std::sort(places.begin(), places.end(), [](const Place& one, const Place& other) {
@@ -98,9 +136,9 @@ void Drafts::join(Front& front, const std::vector<int64_t>& rows, int layer) con
   });
   Front together{rows_.width()};
   for (const Place& place : places) {
-    const bool draft = place.from == front.size();
-    const float* state = draft ? rows_.exit_state(place.slot, place.position) : front.state(place.from);
-    together.add(place.slot, place.position, !draft && front.asks[place.from], state);
+    const bool waited = place.from == front.size();
+    const float* state = waited ? rows_.exit_state(place.slot, place.position) : front.state(place.from);
+    together.add(place.slot, place.position, !waited && front.asks[place.from], state);
   }
   front = std::move(together);
 }
@@ -125,13 +163,13 @@ void Drafts::ask(Front& front, const std::vector<float>& previous, std::vector<i
     int32_t* own = stands(slot);
     for (int i = 0; i < loop_.drafts[slot]; i++) own[i] = std::max(own[i], layer);
     own[loop_.drafts[slot]++] = layer;
+    loop_.since[slot]++;
   }
   rows.erase(std::remove_if(rows.begin(), rows.end(), [&](int64_t slot) { return gone[slot] != 0; }), rows.end());
 }
 
 // Checks drafts whose items have come through all layers, and lets the rows choose from there.
-void Drafts::settle(Front& front) {
-  if (!front.size()) return;
+void Drafts::settle(Front& front, const std::vector<int64_t>& rows) {
   std::vector<int64_t> wanted(front.size(), -1);  // the token that was drafted in an item's place
   for (size_t item = 0; item < front.size(); item++) {
     const int64_t slot = front.slots[item], first = loop_.position[slot] - loop_.drafts[slot];
@@ -141,13 +179,12 @@ void Drafts::settle(Front& front) {
   if (loop_.verify == Verify::PARALLEL) {
     std::vector<uint8_t> in_flight(front.size());
     for (size_t item = 0; item < front.size(); item++) in_flight[item] = wanted[item] < 0;
-    for (size_t item = 0; item < front.size(); item++) {
-      if (in_flight[item]) continue;
-      count(front.slots[item], ACCEPTED)++;
-    }
     front.keep(in_flight);
     wanted.assign(front.size(), -1);
-    for (const int64_t slot : front.slots) loop_.drafts[slot] = 0;
+    for (const int64_t slot : rows) {
+      count(slot, ACCEPTED) += loop_.drafts[slot];
+      loop_.drafts[slot] = 0;
+    }
   }
   const std::vector<Top> tops = exits_.full_depth(front.states, loop_.verify == Verify::ROLLBACK, wanted);
   for (size_t first = 0; first < front.size();) {
@@ -166,7 +203,12 @@ void Drafts::settle_row(const Front& front, size_t first, size_t next, const std
   count(slot, BLOCKS)++;
   count(slot, ACCEPTED) += (int64_t)(place - first);
   loop_.drafts[slot] = 0;
-  if (place == next) return rows_.end(slot);  // all stay, and the last one ends the text
+  if (place == next) {  // all stay, and nothing was in flight after them
+    if (loop_.waits[slot] == FINISHED) rows_.end(slot);
+    return;
+  }
+  loop_.waits[slot] = DRAFTING;
+  loop_.since[slot] = 0;
   const int64_t dropped = loop_.position[slot] - front.positions[place];
   drop(slot, dropped);
   loop_.position[slot] -= dropped;

@@ -39,14 +39,19 @@ struct Loop {
   const int64_t* ends;  // [number_of_ends]
   int64_t number_of_ends;
   int64_t enough;
+  double block_share;  // of the rows that have to wait before a block of drafts runs
   // The texts: [slots, max_new_tokens]. Extremes as in `DecodedRow`.
   int64_t *tokens, *exit_layers;
   float* confidences;
   double *max_stay, *min_exit;
   // Of drafts: stands [slots, max_draft], by rising position; counts [slots, 6] in the order of `Drafting`,
   // and the number of those dropped; dropped [slots, max_new_tokens · max_draft, 2], place and token.
+  // since: drafts after the last token that full depth chose; waits: the layer where the token in flight waits for a
+  // block, −1 where it does not, −2 where none is in flight since the last draft ends the text.
   int32_t* stands;
   int32_t* drafts;
+  int32_t* since;
+  int32_t* waits;
   int64_t* counts;
   int32_t* dropped;
   uint8_t* ended;

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from early_exit.decoding.drafts import block_share
 from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
@@ -23,7 +24,7 @@ _VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS,
 _NO_ROOM, _NAN_CONFIDENCE = 3, 4
 _POINTERS = (
     "prompt token position layer step embedding thresholds planned ends tokens exit_layers confidences "
-    "max_stay min_exit stands drafts counts dropped ended"
+    "max_stay min_exit stands drafts since waits counts dropped ended"
 ).split()
 
 
@@ -45,6 +46,7 @@ class LoopArrays(ctypes.Structure):
         ("ends", c_void_p),
         ("number_of_ends", c_int64),
         ("enough", c_int64),
+        ("block_share", c_double),
         *[(name, c_void_p) for name in _POINTERS[9:]],
     )
 
@@ -97,6 +99,7 @@ class NativeLoop:
             max_new_tokens=max_new_tokens,
             number_of_ends=len(choose.ends),
             enough=enough,
+            block_share=block_share(policy),
         )
 
     def _new_arrays(self, steps: int, drafts: int) -> dict[str, Any]:
@@ -114,6 +117,8 @@ class NativeLoop:
             "min_exit": np.zeros(slots),
             "stands": np.zeros((slots, drafts), np.int32),
             "drafts": np.zeros(slots, np.int32),
+            "since": np.zeros(slots, np.int32),
+            "waits": np.zeros(slots, np.int32),
             "counts": np.zeros((slots, 6), np.int64),
             "dropped": np.zeros((slots, steps * drafts if self._policy.verify else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
@@ -128,8 +133,9 @@ class NativeLoop:
             here = np.full(len(steps), prompt)
             arrays["planned"][slot] = self._policy.planned_layers(steps, here, self._rows.num_layers)
         arrays["max_stay"][slots], arrays["min_exit"][slots] = -np.inf, np.inf
-        for name in ("drafts", "counts", "ended"):
+        for name in ("drafts", "since", "counts", "ended"):
             arrays[name][slots] = 0
+        arrays["waits"][slots] = -1
 
     def prefill(self, items: Items, states: torch.Tensor) -> None:
         """Runs tokens of prefixes, which choose nothing, through all layers."""
