@@ -80,29 +80,28 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
     alike: dict[tuple, list[System]] = {}
     for system in peers:
         alike.setdefault((system.name, system.precision, system.beams, system.drafts), []).append(system)
-    chosen, left_out = [], []
+    seconds: dict[System, float] = {}
+    left_out = []
     for (_, precision, beams, _), tried in alike.items():
         least = 0 if beams > 1 else 0.9 if precision == "float32" else 0.7
         check = partial(_check_texts, expected, least)
-        best, missing = fastest_right(workers, tried, (records,), check)
-        chosen += [] if best is None else [best]
+        best, shortest, missing = fastest_right(workers, tried, (records,), check)
+        if best is not None:
+            seconds[best] = shortest
         left_out += missing
-    slow = slower_int8(workers, chosen, records)
-    left_out += [{"system": str(each), "reason": "slower than its float32"} for each in slow]
-    return [each for each in chosen if each not in slow], left_out
+    slow = slower_int8(seconds)
+    for system in slow:
+        workers.end(system.process)
+        left_out.append({"system": str(system), "reason": "slower than its float32"})
+    return [each for each in seconds if each not in slow], left_out
 
 
-def slower_int8(workers: Workers, peers: list[System], records: Records) -> list[System]:
+def slower_int8(seconds: dict[System, float]) -> list[System]:
     """Of CTranslate2's int8 what takes longer than its float32, as the only settings that are right may: it
-    is no rival then, and would take most of the time of a run."""
-
-    def seconds(system: System) -> float:
-        return min(workers.timed(system, records)[0] for _ in range(2))
-
-    plain = {each.precision: each for each in peers if each.name == "ctranslate2" and each.beams == 1}
-    if set(plain) != {"float32", "int8"} or seconds(plain["int8"]) <= seconds(plain["float32"]):
+    is no rival then, and would take most of the time of a run. seconds: of each peer."""
+    plain = {each.precision: each for each in seconds if each.name == "ctranslate2" and each.beams == 1}
+    if set(plain) != {"float32", "int8"} or seconds[plain["int8"]] <= seconds[plain["float32"]]:
         return []
-    workers.end(plain["int8"].process)
     return [plain["int8"]]
 
 

@@ -101,6 +101,12 @@ def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -
         System(
             "engine",
             "int8",
+            ExitPolicy(**first, verify="exact", shortlist_at_full_depth=True),
+            "drafts exact on the list",
+        ),
+        System(
+            "engine",
+            "int8",
             ExitPolicy(static_layer=third, shortlist=shortlist, verify="exact", max_draft=2),
             "exact drafts",
         ),

@@ -24,7 +24,7 @@ def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[li
             settings = ctranslate2_peer.candidates() if name == "ctranslate2" else [()]
             tried = [System(name, precision, settings=each) for each in settings]
             check = partial(_check_logits, setting)
-            best, reasons = fastest_right(workers, tried, setting, check)
+            best, _, reasons = fastest_right(workers, tried, setting, check)
             left_out += reasons
             if best is not None:
                 chosen.append(best)
@@ -33,9 +33,9 @@ def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[li
 
 def fastest_right(
     workers: Workers, tried: list, setting: tuple, check: Callable[[Any], None]
-) -> tuple[Any | None, list[dict]]:
-    """The fastest of the systems that write right texts, by the faster of two calls; and why others do not
-    count: `system` and `reason`.
+) -> tuple[Any | None, float, list[dict]]:
+    """The fastest of the systems that write right texts, by the faster of two calls; its seconds; and why
+    others do not count: `system` and `reason`.
 
     tried: each of them may be slow, wrong or fail; CTranslate2's last resort is for where no other is right.
     check: of what a system gave; raises ValueError where that is wrong.
@@ -57,7 +57,7 @@ def fastest_right(
                 slower, best, shortest = best, system, seconds
         if slower is not None and slower.name in NAMES:  # torch's process is for others, too
             workers.end(slower.process)
-    return best, left_out
+    return best, shortest, left_out
 
 
 def _check_logits(setting: Setting, result: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.block_share import table as block_share_table
 from benchmarks.drafts import table as drafts_table
 from benchmarks.headline import table as headline_table
 from benchmarks.own_text import table_of as own_text_table
@@ -164,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "certified": verdicts,
     "drafts": drafts("drafts/e2e-small-own"),
     "drafts_wide": drafts("drafts/wide-own-mlp"),
+    "block_share": lambda: block_share_table(load("drafts/block_share")["rows"]),
     "demo": sweep("demo/sweep"),
     "e2e": sweep("e2e/sweep"),
     "measures": sweep("confidence_e2e/sweep"),

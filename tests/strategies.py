@@ -23,7 +23,7 @@ shortlists = st.one_of(st.none(), st.sampled_from([1, 16, 17, 97]), st.integers(
 def listed(draw, policy: ExitPolicy) -> ExitPolicy:
     """The policy, perhaps with a shortlist of its model's 97 tokens, perhaps at full depth too."""
     size = draw(shortlists)
-    deep = size is not None and policy.verify in (None, "parallel") and draw(st.booleans())
+    deep = size is not None and draw(st.booleans())
     return replace(policy, shortlist=size, shortlist_at_full_depth=deep)
 
 

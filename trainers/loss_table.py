@@ -140,9 +140,9 @@ class LossTable:
         """full: of all prompts; by default the model writes them, exits off, in float32."""
         self._decoder, self._score = decoder, score
         self._everyone = range(len(decoder.indices))
-        self._full_depth: dict[str, list[Text]] = {}  # by precision
+        self._full_depth: dict[DecodingSetting, list[Text]] = {}
         if full is None:
-            self.full = [text.tokens for text in self._at_full_depth("float32")]
+            self.full = [text.tokens for text in self._at_full_depth(DecodingSetting())]
         else:
             self.full = [full[index] for index in decoder.indices]
         self._texts: list[Text | None] = [None] * len(decoder.indices)
@@ -152,7 +152,7 @@ class LossTable:
         """Decodes a setting. Copies where the last one differs by a higher threshold alone; of exact
         drafts, whose texts are known, decodes a sample."""
         if setting == DecodingSetting():
-            texts = self._at_full_depth("float32")
+            texts = self._at_full_depth(setting)
             return self._scored(texts, len(texts))
         if setting.policy.verify == "exact" and (column := self._exact(setting)) is not None:
             return column
@@ -170,10 +170,15 @@ class LossTable:
         return self._scored(self._texts, len(changed))
 
     def _exact(self, setting: DecodingSetting) -> Column | None:
-        """Losses of full depth in the setting's precision, whose texts are decoded once; layers of a sample.
-        None where texts of the sample are others, as kernels that round by the size of a block may write."""
-        known = setting.precision in self._full_depth
-        full, sample = self._at_full_depth(setting.precision), self._everyone[:_SAMPLED]
+        """Losses of full depth in the setting's precision, and with its shortlist if that holds there too,
+        whose texts are decoded once; layers of a sample. None where texts of the sample are others, as
+        kernels that round by the size of a block may write."""
+        policy = setting.policy
+        size = policy.shortlist if policy.shortlist_at_full_depth else None
+        deep = ExitPolicy(shortlist=size, shortlist_at_full_depth=size is not None)
+        deepest = DecodingSetting(deep, setting.precision)
+        known = deepest in self._full_depth
+        full, sample = self._at_full_depth(deepest), self._everyone[:_SAMPLED]
         drafted = self._decoder.decode(sample, setting.policy, setting.precision)
         if not all(_of_all_processes([text.tokens for text in drafted] == [full[i].tokens for i in sample])):
             return None
@@ -182,12 +187,12 @@ class LossTable:
             [replace(text, layers=layers) for text in full], len(sample) + (0 if known else len(full))
         )
 
-    def _at_full_depth(self, precision: str) -> list[Text]:
-        """The model's own texts, decoded once."""
-        if precision not in self._full_depth:
-            texts = self._decoder.decode(self._everyone, ExitPolicy(), precision)
-            self._full_depth[precision] = texts
-        return self._full_depth[precision]
+    def _at_full_depth(self, setting: DecodingSetting) -> list[Text]:
+        """Texts without exits, decoded once."""
+        if setting not in self._full_depth:
+            texts = self._decoder.decode(self._everyone, setting.policy, setting.precision)
+            self._full_depth[setting] = texts
+        return self._full_depth[setting]
 
     def _scored(self, texts: Sequence[Text], decoded: int) -> Column:
         rows = [

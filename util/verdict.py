@@ -257,9 +257,10 @@ def _drafts(setting: dict[str, Any]) -> str:
     if setting.get("verify") is None:
         return ""
     verify, ratio, number = (setting[name] for name in ("verify", "accept_ratio", "max_draft"))
-    about = {"lenient": f" at {ratio:g}", "exact": f" (to full depth in {setting['precision']})"}.get(
-        verify, ""
-    )
+    deep = f"full depth in {setting['precision']}"
+    if setting.get("shortlist_at_full_depth"):
+        deep += ", of the shortlist"
+    about = {"lenient": f" at {ratio:g}", "exact": f" (to {deep})"}.get(verify, "")
     return f", {verify} drafts{about}, at most {number} a block"
 
 

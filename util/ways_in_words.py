@@ -22,7 +22,11 @@ def ways(points: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     if not deepest:
         return {}
     full = deepest[0]
-    exact = [point for point in points if point["policy"]["verify"] == "exact"]
+    exact = [
+        point
+        for point in points
+        if point["policy"]["verify"] == "exact" and not point["policy"]["shortlist_at_full_depth"]
+    ]
     enough = _NEAR * full["metrics"]["eval_rougeL"]
     near = [
         point for point in plain if not _is_full_depth(point) and point["metrics"]["eval_rougeL"] >= enough

@@ -37,8 +37,8 @@ class ExitPolicy:
     shortlist: exits below full depth see, and choose from, the N likeliest tokens of the model's ranking by
         frequency (`models.token_ranking`), 1 <= N <= vocabulary; at full depth a token is chosen from all. It
         excludes top_k and screen. Confidence is then a share among these N.
-    shortlist_at_full_depth: full depth chooses from them too: no other token is ever written. Not where full
-        depth verifies drafts.
+    shortlist_at_full_depth: full depth chooses from them too: no other token is ever written, and drafts are
+        verified by what full depth says of these.
     screen: read the LM head through its int8 copy (`early_exit.lm_head.screen`): the tokens and exits of the
         whole float32 head for less. Confidences are then lower bounds.
     static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
@@ -50,7 +50,8 @@ class ExitPolicy:
         together later, at most `max_draft` of a row at a time (`early_exit.decoding.drafts`): "parallel",
         they are final (FREE); "rollback", the first whose full-depth probability is below
         `rollback_threshold`, in [0, 1], is replaced and what came after it dropped (FREE); "exact", the
-        same with the first that is not full depth's choice, so that the text is full depth's; "lenient", the
+        same with the first that is not full depth's choice, so that the text is full depth's (of this
+        shortlist, where that holds at full depth); "lenient", the
         same with the first whose full-depth probability is below `accept_ratio`, in [0, 1], times the
         largest: 1 accepts ties beside what "exact" does, 0 everything.
 
@@ -101,8 +102,6 @@ class ExitPolicy:
         self._check_verification()
 
     def _check_shortlist(self) -> None:
-        if self.shortlist_at_full_depth and self.verify not in (None, "parallel"):
-            raise ValueError(f"{self.verify} drafts are verified with all tokens, not with a shortlist")
         if self.shortlist < 1:
             raise ValueError(f"a shortlist of {self.shortlist} tokens; allowed: 1 and above")
         if self.top_k is not None or self.screen:

@@ -47,9 +47,9 @@ def systems(*settings, name="ctranslate2"):
 def test_the_fastest_that_is_right_counts_and_the_processes_of_the_others_end():
     workers = Known({"slow": 3.0, "fast": 2.0, "wrong": 0.1}, {"wrong": "nonsense"})
     tried = systems(*SETTINGS, LAST)
-    best, left_out = fastest_right(workers, tried, ("a setting",), check)
+    best, seconds, left_out = fastest_right(workers, tried, ("a setting",), check)
     slow, fast, wrong, broken, last = tried
-    assert best == fast
+    assert (best, seconds) == (fast, 2.0)
     assert [each["reason"] for each in left_out] == ["it wrote nonsense", "no such instruction"]
     assert last not in workers.tried
     assert workers.ended == [slow.process, wrong.process, broken.process]

@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.usefixtures("two_threads"),
 ]
 HEADS = ("vanilla_classifier", "MLP")
+LISTED = 20  # tokens of the engines' shortlist
 
 
 def engine(precision: str) -> Engine:
@@ -29,7 +30,7 @@ def engine(precision: str) -> Engine:
         name: packed_head(model.exit_heads[name], kernels.norm_floor, kernels.dtype, precision)
         for name in HEADS
     }
-    return Engine(kernels, heads)
+    return Engine(kernels, heads, shortlist=kernels.shortlist(torch.arange(3, 3 + 2 * LISTED, 2)))
 
 
 ENGINES = {precision: engine(precision) for precision in PRECISIONS} if has_native("cpu") else {}
@@ -56,6 +57,8 @@ def policies(draw, prompts: int):
     verify = draw(st.sampled_from([None, "parallel", "rollback", "exact", "lenient"]))
     limit = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
     drafts = {"verify": verify, "accept_ratio": limit, "rollback_threshold": limit}
+    if draw(st.booleans()):
+        drafts |= {"shortlist": LISTED, "shortlist_at_full_depth": draw(st.booleans())}
     return ExitPolicy(**exits, **drafts, max_draft=draw(st.integers(1, 5)))
 
 

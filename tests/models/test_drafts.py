@@ -39,11 +39,20 @@ ends = st.sampled_from([[1], [1, 6, 9, 13, 24, 31, 35, 41]])
 
 @pytest.mark.parametrize("family", FAMILIES)
 @examples(0.2)
-@given(exits=exits, rows=st.integers(1, 5), max_draft=st.integers(1, 7), options=processors, eos=ends)
-def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draft, options, eos):
+@given(
+    exits=exits,
+    rows=st.integers(1, 5),
+    max_draft=st.integers(1, 7),
+    options=processors,
+    eos=ends,
+    deep=st.booleans(),
+)
+def test_exact_drafts_write_the_text_of_full_depth(family, exits, rows, max_draft, options, eos, deep):
     inputs = source_batch(rows, 9) | options | {"max_new_tokens": 11, "eos_token_id": eos}
-    policy = ExitPolicy(**exits, verify="exact", max_draft=max_draft)
-    expected = MODELS[family].generate(**inputs, exit_policy=FULL_DEPTH)
+    deep = deep and exits["shortlist"] is not None  # full depth chooses from the shortlist too
+    policy = ExitPolicy(**exits, verify="exact", max_draft=max_draft, shortlist_at_full_depth=deep)
+    full = ExitPolicy(shortlist=exits["shortlist"], shortlist_at_full_depth=True) if deep else FULL_DEPTH
+    expected = MODELS[family].generate(**inputs, exit_policy=full)
     assert torch.equal(MODELS[family].generate(**inputs, exit_policy=policy), expected)
 
 
@@ -75,7 +84,7 @@ def test_all_are_what_the_plain_loop_gives(exits, verify, rows, max_draft, limit
     policy = ExitPolicy(
         **exits, verify=verify, max_draft=max_draft, accept_ratio=limit, rollback_threshold=limit
     )
-    if deep and verify == "parallel" and policy.shortlist is not None:
+    if deep and policy.shortlist is not None:
         policy = replace(policy, shortlist_at_full_depth=True)
     inputs = source_batch(rows, 7) | options
     inputs |= {

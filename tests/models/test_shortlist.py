@@ -108,10 +108,6 @@ def test_a_checkpoint_that_has_lost_its_ranking(tmp_path):
         ({"shortlist": 5, "top_k": 5, "measure": "softmax"}, "top-k propagation exclude"),
         ({"shortlist": 5, "screen": True}, "a screened LM head exclude"),
         ({"shortlist_at_full_depth": True}, "and none is given"),
-        (
-            {"shortlist": 5, "shortlist_at_full_depth": True, "static_layer": 1, "verify": "exact"},
-            "exact drafts are verified with all tokens",
-        ),
     ],
 )
 def test_policies_that_cannot_be(fields, message):

@@ -29,7 +29,7 @@ from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
 from early_exit.kernels.interface import Items
 from early_exit.lm_head.full import FullHead
-from early_exit.lm_head.scores import LayerScores, Scores
+from early_exit.lm_head.scores import LayerScores, Scores, SomeOf
 from early_exit.policy import ExitPolicy
 
 BLOCK_SHARE = 0.5  # docs/drafts.md has the measurement
@@ -300,20 +300,6 @@ class Drafts:
         if self._policy.verify == "rollback":
             return bool(shares[token] >= self._policy.rollback_threshold)
         return bool(shares[token] >= self._policy.accept_ratio * shares.max())
-
-
-class SomeOf:
-    """Scores of some rows, by an index array [n]."""
-
-    def __init__(self, scores: LayerScores, indices: np.ndarray):
-        self._scores, self._indices = scores, indices
-
-    def tokens(self) -> np.ndarray:
-        return self._scores.tokens()[self._indices]
-
-    def logits(self) -> Tensor:
-        logits = self._scores.logits()
-        return logits[torch.from_numpy(self._indices).to(logits.device)]
 
 
 def processed(choose: Choose, prompts: np.ndarray, lengths: np.ndarray, scores: Scores) -> Tensor:

@@ -140,7 +140,8 @@ class _Call:
         self.head = engine.head_for(policy, slots)
         exit_head = engine.exit_head(policy)
         if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
-            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, engine.shortlist
+            shortlist = None if policy.shortlist is None else engine.shortlist
+            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, shortlist
             self._way = NativeLoop(*loop)  # pyright: ignore[reportArgumentType]
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)

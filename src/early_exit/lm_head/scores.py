@@ -48,3 +48,17 @@ class KnownLogits:
 
     def logits(self) -> Tensor:
         return self._logits
+
+
+class SomeOf:
+    """Scores of some rows, by an index array [n]."""
+
+    def __init__(self, scores: LayerScores, indices: np.ndarray):
+        self._scores, self._indices = scores, indices
+
+    def tokens(self) -> np.ndarray:
+        return self._scores.tokens()[self._indices]
+
+    def logits(self) -> Tensor:
+        logits = self._scores.logits()
+        return logits[torch.from_numpy(self._indices).to(logits.device)]

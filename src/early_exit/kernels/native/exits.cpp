@@ -133,12 +133,18 @@ void Exits::adapt(float* states, int items, int layer) const {
   multiply_all(rows_.team, inputs, &product, 1);
 }
 
-// What exits below full depth choose from.
-std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, bool totals) const {
+// What exits below full depth choose from. wanted: as in `full_depth`, if any; these are on the shortlist.
+std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, bool totals,
+                                   std::vector<int64_t> wanted) const {
   if (loop_.shortlist == nullptr) {
     return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals);
   }
-  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, totals);
+  const int64_t *first = loop_.shortlisted, *last = first + loop_.shortlist->outputs;
+  for (int64_t& token : wanted) {
+    if (token >= 0) token = std::lower_bound(first, last, token) - first;
+  }
+  const int64_t* places = wanted.empty() ? nullptr : wanted.data();
+  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, totals, places);
   for (Top& each : tops) each.token = loop_.shortlisted[each.token];
   return tops;
 }
@@ -179,7 +185,7 @@ void Exits::find_tokens(std::vector<Left>& left, std::vector<float>& states) con
 std::vector<Top> Exits::full_depth(const std::vector<float>& states, bool totals,
                                    const std::vector<int64_t>& wanted) const {
   const int items = (int)wanted.size();
-  if (is_listed(loop_.last_layer)) return early_tops(states, items, false);
+  if (is_listed(loop_.last_layer)) return early_tops(states, items, totals, wanted);
   return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals, wanted.data());
 }
 

@@ -60,7 +60,8 @@ class Exits {
                     std::vector<Decision>& decisions) const;
   bool is_listed(int layer) const;
   void adapt(float* states, int items, int layer) const;
-  std::vector<Top> early_tops(const std::vector<float>& states, int items, bool totals) const;
+  std::vector<Top> early_tops(const std::vector<float>& states, int items, bool totals,
+                              std::vector<int64_t> wanted = {}) const;
 };
 
 }  // namespace early_exit
