@@ -20,6 +20,7 @@ LOOKS = {
     "CALM": ("#56B4E9", "o"),
     "FREE": ("#CC79A7", "P"),
     "exact drafts": ("#009E73", "D"),
+    "drafts exact on the list": ("#009E73", "d"),
     "lenient drafts": ("#F0E442", "D"),
     "certified": ("#0072B2", "o"),
 }

@@ -36,16 +36,29 @@ def test_a_sweep_of_lists(model, tmp_path):
     assert [point["setting"] for point in points][1:] == ["softmax λ=0.02 N=20", "softmax λ=0.02 N=60"]
 
 
-def test_a_list_is_a_knob_of_calibration(model, tmp_path):
+def columns_of_calibration(model, folder, *more):
     flags = [
         *DATA, *QUIET, "--model_name_or_path", str(model), "--do_cali", "True", "--use_early_exit", "True",
         "--exit_conf_type", "softmax", "--thresholds", "0.3", "1.0", "--max_calibrate_samples", "6",
-        "--calibrate_grid", "shortlist=none,40", "--output_dir", str(tmp_path / "cali"),
-        "--predict_with_generate",
+        "--output_dir", str(folder), "--predict_with_generate", *more,
     ]  # fmt: skip
     assert call(*flags) == 0
-    columns = read_json(tmp_path / "cali" / "loss_table.json.gz")["columns"]
+    return read_json(folder / "loss_table.json.gz")["columns"]
+
+
+def test_a_list_is_a_knob_of_calibration(model, tmp_path):
+    columns = columns_of_calibration(model, tmp_path / "cali", "--calibrate_grid", "shortlist=none,40")
     assert {column["setting"]["shortlist"] for column in columns} == {None, 40}
+
+
+def test_exact_drafts_on_a_list_lose_what_full_depth_loses_by_it(model, tmp_path):
+    more = "--shortlist", "12", "--shortlist_at_full_depth", "True", "--calibrate_grid", "verify=none,exact"
+    _, *columns = columns_of_calibration(model, tmp_path / "cali", *more)
+    (deepest,) = [c for c in columns if c["setting"]["verify"] is None and c["setting"]["threshold"] == 1]
+    exact = [column for column in columns if column["setting"]["verify"] == "exact"]
+    assert {column["setting"]["threshold"] for column in exact} >= {0.3}
+    assert max(deepest["losses"]) > 0
+    assert all(column["losses"] == deepest["losses"] for column in exact)
 
 
 @pytest.mark.parametrize(
