@@ -52,7 +52,10 @@ def test_a_list_is_a_knob_of_calibration(model, tmp_path):
 
 
 def test_exact_drafts_on_a_list_lose_what_full_depth_loses_by_it(model, tmp_path):
-    more = "--shortlist", "12", "--shortlist_at_full_depth", "True", "--calibrate_grid", "verify=none,exact"
+    more = [
+        "--shortlist", "200", "--shortlist_at_full_depth", "True", "--calibrate_grid", "verify=none,exact",
+        "--calibrate_delta", "0.95", "--max_calibrate_samples", "12",
+    ]  # fmt: skip
     _, *columns = columns_of_calibration(model, tmp_path / "cali", *more)
     (deepest,) = [c for c in columns if c["setting"]["verify"] is None and c["setting"]["threshold"] == 1]
     exact = [column for column in columns if column["setting"]["verify"] == "exact"]
