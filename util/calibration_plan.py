@@ -151,12 +151,7 @@ class CalibrationPlan:
     def _level(self) -> float:
         if self.test == "chains":
             firsts = [self.settings[chain[0]] for chain in self.chains]
-            exact = sum(
-                each.policy.verify == "exact"
-                and not each.policy.shortlist_at_full_depth
-                and each.precision == "float32"
-                for each in firsts
-            )
+            exact = sum(each.policy.is_exact and each.precision == "float32" for each in firsts)
             untested = exact if self.reference is None else 0
             return self.epsilon / max(1, len(firsts) - untested)
         return self.epsilon / test_named(self.test).starts(len(self.settings))

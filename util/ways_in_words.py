@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from early_exit import ExitPolicy
 from util.files import read_json
 from util.results import markdown_table
 
@@ -22,11 +23,7 @@ def ways(points: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     if not deepest:
         return {}
     full = deepest[0]
-    exact = [
-        point
-        for point in points
-        if point["policy"]["verify"] == "exact" and not point["policy"]["shortlist_at_full_depth"]
-    ]
+    exact = [point for point in points if ExitPolicy.from_dict(point["policy"]).is_exact]
     enough = _NEAR * full["metrics"]["eval_rougeL"]
     near = [
         point for point in plain if not _is_full_depth(point) and point["metrics"]["eval_rougeL"] >= enough

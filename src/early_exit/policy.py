@@ -136,6 +136,11 @@ class ExitPolicy:
                 f"drafts by the measure {self.measure!r} would need full depth before they leave"
             )
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether drafts are checked so that the text is full depth's, with tokens chosen from all."""
+        return self.verify == "exact" and not self.shortlist_at_full_depth
+
     def to_dict(self) -> dict[str, Any]:
         """Every field and `version`, as JSON values; tensors become lists. Equal policies give equal ones."""
         return to_plain(self, _VERSION)

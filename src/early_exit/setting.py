@@ -45,8 +45,7 @@ class DecodingSetting:
     def is_exact(self, num_layers: int) -> bool:
         """Whether tokens leave early and the texts are nevertheless those of full depth in this precision, by
         construction: exact drafts, with tokens chosen from all."""
-        exact = self.policy.verify == "exact" and not self.policy.shortlist_at_full_depth
-        return exact and self.exits(num_layers)
+        return self.policy.is_exact and self.exits(num_layers)
 
     def to_dict(self) -> dict[str, Any]:
         """The policy's dictionary with `precision` beside; JSON values."""
