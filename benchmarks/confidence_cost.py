@@ -27,10 +27,12 @@ METHODS = {
     "no confidence": ExitPolicy(),
     "no confidence, screened": ExitPolicy(screen=True),
     "naive softmax": ExitPolicy(measure="softmax", threshold=1.0),
+    "entropy": ExitPolicy(measure="entropy", threshold=1.0),
     "top-k 2000": ExitPolicy(measure="softmax", threshold=1.0, top_k=2000),
     "screened": ExitPolicy(measure="softmax", threshold=1.0, screen=True),
     "linear head": ExitPolicy(measure="vanilla_classifier", threshold=1.0),
     "MLP head": ExitPolicy(measure="MLP", threshold=1.0),
+    "attention head": ExitPolicy(measure="transformer_MLP_64", threshold=1.0),
     "hidden_state": ExitPolicy(measure="hidden_state", threshold=1.0),
 }
 
@@ -38,8 +40,9 @@ METHODS = {
 def costs(options, precision: str, batch: int) -> list[dict]:
     """A row a method."""
     model = random_model(options.shape)
-    for name in {"vanilla_classifier", "MLP"} - set(model.exit_heads):
-        model.add_exit_heads(name)
+    for name in ("vanilla_classifier", "MLP", "transformer_MLP_64"):
+        if name not in model.exit_heads:
+            model.add_exit_heads(name)
     source = torch.randint(3, VOCABULARY - 128, (batch, options.source))
 
     def seconds(policy: ExitPolicy) -> float:

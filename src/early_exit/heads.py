@@ -19,9 +19,10 @@ from torch import Tensor
 
 from early_exit.decoding.kv_cache import CacheSizes, KVCache
 from early_exit.kernels.interface import Items
-from early_exit.kernels.native.exit_head import NativeExitHeads
+from early_exit.kernels.native.exit_head import HeadParts, NativeExitHeads
+from early_exit.kernels.native.matrix import NativeMatrix
 from early_exit.kernels.torch_kernels import attend_to_own, attention_kernels, causal_mask, normed
-from early_exit.linear import Linear, has_native
+from early_exit.linear import Linear, NativeLinear, has_native
 
 HEAD_NAMES = ("vanilla_classifier", "MLP", "transformer_MLP_<width>", "transformer_linear_<width>")
 
@@ -79,51 +80,66 @@ class HeadWeights:
 
     @cached_property
     def native(self) -> NativeExitHeads | None:
-        """The same compiled, where the library has it: heads without attention, on a CPU."""
-        one = self.layers[0]
-        hidden = [layer.hidden and getattr(layer.hidden, "matrix", False) for layer in self.layers]
-        if one.projections is not None or not has_native(one.output.device) or False in hidden:
+        """The same compiled, where the library has its products."""
+        if not has_native(self.layers[0].output.device):
             return None
-        offsets = [layer.offset.item() for layer in self.layers]
-        outputs = [layer.output for layer in self.layers]
-        heads = list(zip(hidden, outputs, offsets, strict=True))
-        return NativeExitHeads(heads, self.norm_floor.item())  # pyright: ignore[reportArgumentType]
+        layers = [
+            HeadParts(
+                _matrix(layer.projections),
+                _matrix(layer.keys_values),
+                _matrix(layer.hidden),
+                layer.output,
+                layer.offset.item(),
+            )
+            for layer in self.layers
+        ]
+        return NativeExitHeads(layers, self.heads, self.head_dim, self.norm_floor.item())
+
+
+def _matrix(product: Linear | None) -> NativeMatrix | None:
+    """What a product was packed into, where there are compiled kernels."""
+    return product.matrix if isinstance(product, NativeLinear) else None
 
 
 class HeadRun:
     """An exit head while rows are decoded. Slots and positions are those of the rows' own cache."""
 
     def __init__(self, weights: HeadWeights, cache: KVCache):
-        self._weights = weights
-        self.attends = weights.layers[0].projections is not None
+        self.weights = weights
         self._rows_cache, self._cache = cache, None
-        if self.attends:
+        if weights.layers[0].projections is not None:
             slots, _, d_model = cache.exit_states.shape
             sizes = CacheSizes(len(weights.layers), slots, weights.heads, weights.head_dim, d_model)
             self._cache = KVCache(sizes, weights.dtype, cache.exit_states.device, exit_states_of=cache)
+
+    @property
+    def cache(self) -> KVCache | None:
+        """What attention keeps of the rows, with as much room as their own cache; None without attention."""
+        if self._cache is not None:
+            self._cache.reserve(self._rows_cache.capacity)
+        return self._cache
 
     def log_odds(self, layer: int, items: Items, states: Tensor) -> Tensor:
         """Log-odds [n] float32 that the exit after `layer` (from 1) agrees with full depth.
 
         states: [n, d_model], the layer's output for these items, whose keys and values the head keeps.
         """
-        if self._weights.native is not None:
-            return self._weights.native.log_odds(layer, states)
-        head = self._weights.layers[layer - 1]
-        features = normed(states, self._weights.norm_floor)
-        if self._cache is not None:
-            self._cache.reserve(self._rows_cache.capacity)
+        if self.weights.native is not None:
+            return self.weights.native.log_odds(layer, items, states, self.cache)
+        head = self.weights.layers[layer - 1]
+        features = normed(states, self.weights.norm_floor)
+        if self.cache is not None:
             projected = head.projections(features)  # [n, 4 * inner]
             *attention, own = projected.chunk(4, dim=-1)
-            with attention_kernels(self._weights.dtype, states.device):
+            with attention_kernels(self.weights.dtype, states.device):
                 attended = attend_to_own(
                     layer - 1,
                     items,
                     states,
-                    self._cache,
+                    self.cache,
                     project=lambda _: self._by_head(attention),
                     fill=lambda waiting: self._by_head(
-                        head.keys_values(normed(waiting, self._weights.norm_floor)).chunk(2, dim=-1)
+                        head.keys_values(normed(waiting, self.weights.norm_floor)).chunk(2, dim=-1)
                     ),
                     mask=causal_mask(items, None, states.device),
                 )
@@ -139,5 +155,5 @@ class HeadRun:
 
     def _by_head(self, parts: Sequence[Tensor]) -> Tensor:
         """Tensors [n, inner] as one, [parts, n, heads, head_dim]."""
-        shape = (len(parts), len(parts[0]), self._weights.heads, self._weights.head_dim)
-        return torch.stack(tuple(parts)).to(self._weights.dtype).view(shape)
+        shape = (len(parts), len(parts[0]), self.weights.heads, self.weights.head_dim)
+        return torch.stack(tuple(parts)).to(self.weights.dtype).view(shape)

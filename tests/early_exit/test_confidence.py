@@ -26,7 +26,7 @@ def entropy(hidden, previous, logits, head, final):
 
 def hidden_state(hidden, previous, logits, head, final):
     product = math.fsum(a * b for a, b in zip(hidden, previous, strict=True))
-    return max(0.0, product / max(math.hypot(*hidden) * math.hypot(*previous), 1e-8))
+    return max(0.0, product / (max(math.hypot(*hidden), 1e-8) * max(math.hypot(*previous), 1e-8)))
 
 
 # A measure → its definition for one row, from lists of floats and the token that full depth finds likeliest.

@@ -14,13 +14,12 @@ from early_exit.linear import PRECISIONS, has_native
 from early_exit.models.adapter import decoder_tensors
 from early_exit.models.exit_heads import packed_head
 from tests.strategies import examples
-from tests.tiny import MODELS
+from tests.tiny import HEADS, MODELS
 
 pytestmark = [
     pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels"),
     pytest.mark.usefixtures("two_threads"),
 ]
-HEADS = ("vanilla_classifier", "MLP")
 LISTED = 20  # tokens of the engines' shortlist
 
 
@@ -41,7 +40,7 @@ def policies(draw, prompts: int):
     """Of all kinds that the compiled loop serves."""
     if draw(st.booleans()):
         exits = {
-            "measure": draw(st.sampled_from(["softmax", "softmax_max", "hidden_state", *HEADS])),
+            "measure": draw(st.sampled_from(["softmax", "softmax_max", "entropy", "hidden_state", *HEADS])),
             "threshold": draw(st.sampled_from([0.0, 0.02, 0.1, 0.5, 0.9, 1.0])),
             "min_layer": draw(st.integers(0, 2)),
             "max_layer": draw(st.sampled_from([None, 2, 3])),

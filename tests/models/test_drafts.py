@@ -11,14 +11,14 @@ from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
 from early_exit.models.generation import reference_generate
 from tests.strategies import examples, shortlists
-from tests.tiny import FAMILIES, MODELS, source_batch
+from tests.tiny import FAMILIES, HEADS, MODELS, source_batch
 
 FULL_DEPTH = ExitPolicy()
 leaving = st.one_of(
     st.builds(lambda layer: {"static_layer": layer}, st.integers(1, 3)),
     st.builds(
         lambda measure, threshold, first: {"measure": measure, "threshold": threshold, "min_layer": first},
-        st.sampled_from(["softmax", "softmax_max", "entropy", "hidden_state"]),
+        st.sampled_from(["softmax", "softmax_max", "entropy", "hidden_state", "MLP", *HEADS[2:]]),
         st.sampled_from([0.0, 0.01, 0.05, 0.2, 0.5, 0.9]),
         st.integers(0, 3),
     ),

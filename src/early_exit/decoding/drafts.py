@@ -170,9 +170,10 @@ class Drafts:
         last, layer = self._rows.num_layers, min(self._stands(slots, -1))
         while layer < last:
             front = self._joined(front, slots, layer)
-            reached = min([last, *self._stands(slots, layer)])
+            reached = min([self._exits.next_remembered(layer), *self._stands(slots, layer)])
             front, _ = self._through(front, layer, reached)
             layer = reached
+            self._exits.remember(layer, front.items, front.states)
         ended = self._settle(front, choose)
         if (settled := getattr(choose, "settled", None)) is not None:
             for slot in chosen:
@@ -222,7 +223,8 @@ class Drafts:
         self, front: _Front, previous: Tensor, slots: np.ndarray, layer: int, leaving: Leaving
     ) -> tuple[_Front, np.ndarray]:
         """Lets tokens in flight leave, and the drafts before them stop there too. Returns what goes on."""
-        indices = front.asks.nonzero()[0]
+        others, indices = front.some((~front.asks).nonzero()[0]), front.asks.nonzero()[0]
+        self._exits.remember(layer, others.items, others.states)
         own = front.some(indices)
         before = previous[torch.from_numpy(indices).to(previous.device)]
         leaves, confidences, reading = self._exits.decide(layer, own.items, own.states, before)

@@ -7,6 +7,7 @@ layers' keys and values of a token that left come from its exit state, when a la
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -56,11 +57,17 @@ class Exits:
 
     def prefill(self, items: Items, states: Tensor) -> None:
         """Runs tokens of prefixes, which choose nothing, through all layers."""
-        rows = self._rows
-        rows.kernels.run(items, states, 0, rows.num_layers, rows.cache, rows.sources)
+        prefill(self._rows, self._policy, None, items, states)
 
     def rewind(self, slots: np.ndarray, positions: np.ndarray) -> None:
         """Forgets what is known of later positions of some rows."""
+
+    def next_remembered(self, layer: int) -> int:
+        """The next layer where every item is to be shown to `remember`; L where there is none."""
+        return self._rows.num_layers
+
+    def remember(self, layer: int, items: Items, states: Tensor) -> None:
+        """Keeps what later questions after this layer need of items that ask nothing there."""
 
     def step(self, slots: np.ndarray, choose: Choose) -> np.ndarray:
         """Runs rows that stand at one layer, and lets those that left choose. Returns the slots of the rows
@@ -151,19 +158,24 @@ class ConfidenceExits(Exits):
             self._exit_head.truncate(slots, positions + 1)
 
     def prefill(self, items: Items, states: Tensor) -> None:
-        rows = self._rows
-        if self._exit_head is None or not self._exit_head.attends:
-            super().prefill(items, states)
-            return
-        for layer in range(rows.num_layers):
-            states = rows.kernels.run(items, states, layer, layer + 1, rows.cache, rows.sources)
-            if self._asks(layer + 1):
-                self._exit_head.log_odds(layer + 1, items, states)  # its keys and values, for later tokens
+        prefill(self._rows, self._policy, self._exit_head, items, states)
+
+    def next_remembered(self, layer: int) -> int:
+        attends = self._exit_head is not None and self._exit_head.cache is not None
+        return self._next_asked(layer) if attends else self._rows.num_layers
+
+    def remember(self, layer: int, items: Items, states: Tensor) -> None:
+        head = self._exit_head
+        if head is not None and head.cache is not None and self._asks(layer) and len(items):
+            head.log_odds(layer, items, states)
 
     def _asks(self, layer: int) -> bool:
         return self._policy.tries_exit(layer, self._rows.num_layers)
 
     def next_stop(self, layer: int, items: Items) -> int:
+        return self._next_asked(layer)
+
+    def _next_asked(self, layer: int) -> int:
         last = self._rows.num_layers
         return next((deeper for deeper in range(layer + 1, last) if self._asks(deeper)), last)
 
@@ -217,6 +229,18 @@ class ConfidenceExits(Exits):
             return rows.kernels.logits(deepest).argmax(-1)
 
         return LayerView(states, previous, reading.logits, head, final_tokens)
+
+
+def prefill(rows: Rows, policy: ExitPolicy, exit_head: HeadRun | None, items: Items, states: Tensor) -> None:
+    """Runs tokens of prefixes, which choose nothing, through all layers. An exit head with attention keeps
+    what later tokens see of them."""
+    stops = [rows.num_layers]
+    if exit_head is not None and exit_head.cache is not None:
+        stops = [layer for layer in range(1, stops[0]) if policy.tries_exit(layer, stops[0])] + stops
+    for first, last in pairwise([0, *stops]):
+        states = rows.kernels.run(items, states, first, last, rows.cache, rows.sources)
+        if exit_head is not None and last < rows.num_layers:
+            exit_head.log_odds(last, items, states)
 
 
 class Leaving:

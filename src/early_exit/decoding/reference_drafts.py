@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from early_exit.confidence import LayerView, get_measure
@@ -21,6 +22,7 @@ Process = Callable[[Tensor, Tensor], Tensor]
 Draw = Callable[[int, Tensor], int]
 # `early_exit.decoding.reference.NextToken` with what draws the token, None for the likeliest.
 NextToken = Callable[[Tensor, Tensor, Draw | None], tuple[Tensor, bool]]
+History = dict[int, list[Tensor]]  # layer → a state [1, d_model] a token so far
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,23 @@ def decode_drafts_reference(
     process: Process = lambda tokens, logits: logits,
     sampled: SampledDrafts | None = None,
 ) -> Decoded:
-    """Decodes one sequence by a policy with `verify`. Arguments as of `decode_reference`; not for exit heads
-    that attend, which see drafts with the states that these left with.
+    """Decodes one sequence by a policy with `verify`. Arguments as of `decode_reference`. Exit heads that
+    attend see every token with its state after their layer, as in one pass over the text.
 
     sampled: where tokens are drawn. `next_token` then gets as a third argument what draws one, see
     `early_exit.decoding.sampled_drafts`."""
     draft, final = (None, None) if sampled is None else (sampled.draft, sampled.final)
     check = _Check(policy, next_token, process, sampled)
+    history: History = {layer: [] for layer in range(1, decoder.num_layers + 1)}
     for token in prefix[:-1]:
-        _through(decoder, token[None], policy, None, max_new_tokens)
+        _through(decoder, token[None], history, policy, None, max_new_tokens)
     text = Text(prefix)
     drafts: list[_Draft] = []
     while True:
         asks = text.new_tokens if len(drafts) < policy.max_draft else None
-        layer, confidence, hidden, logits = _through(decoder, text.tokens[-1:], policy, asks, max_new_tokens)
+        layer, confidence, hidden, logits = _through(
+            decoder, text.tokens[-1:], history, policy, asks, max_new_tokens
+        )
         checked = [*drafts, _Draft(logits, decoder.fork())]
         if layer < decoder.num_layers:
             drafts = checked
@@ -67,6 +72,7 @@ def decode_drafts_reference(
             break  # all stay, and the last one ends the text
         text.cut(text.new_tokens - len(drafts) + kept)
         decoder, drafts = checked[kept].decoder.fork(), []
+        history = {layer: states[: len(text.tokens)] for layer, states in history.items()}
         token, ends = next_token(text.tokens[None], checked[kept].logits, final)
         text.add(token, decoder.num_layers, float("nan"))
         if ends or text.new_tokens == max_new_tokens:
@@ -75,10 +81,15 @@ def decode_drafts_reference(
 
 
 def _through(
-    decoder: DecoderSteps, token: Tensor, policy: ExitPolicy, step: int | None, max_new_tokens: int
+    decoder: DecoderSteps,
+    token: Tensor,
+    history: History,
+    policy: ExitPolicy,
+    step: int | None,
+    max_new_tokens: int,
 ) -> tuple[int, float, Tensor, Tensor]:
-    """Runs a token through all layers. Returns where it may leave, with which confidence and state, and
-    full depth's logits. step: its number, None where it may not leave."""
+    """Runs a token through all layers, which are added to the history. Returns where it may leave, with which
+    confidence and state, and full depth's logits. step: its number, None where it may not leave."""
     last = decoder.num_layers
     planned = last
     if step is not None:
@@ -87,12 +98,15 @@ def _through(
     hidden = decoder.embed(token)
     for layer in range(1, last + 1):
         previous, hidden = hidden, decoder.run_layer(layer, hidden)
+        history[layer].append(hidden)
         if exited is not None or step is None:
             continue
         if layer == planned < last:
             exited = (layer, float("nan"), hidden)
         elif policy.tries_exit(layer, last):
-            confidence = get_measure(str(policy.measure))(_view(decoder, policy, layer, hidden, previous))
+            confidence = get_measure(str(policy.measure))(
+                _view(decoder, policy, layer, previous, history[layer])
+            )
             if policy.exits(confidence, step, max_new_tokens).item():
                 exited = (layer, float(confidence), hidden)
     layer, confidence, state = exited or (last, float("nan"), hidden)
@@ -100,8 +114,10 @@ def _through(
 
 
 def _view(
-    decoder: DecoderSteps, policy: ExitPolicy, layer: int, hidden: Tensor, previous: Tensor
+    decoder: DecoderSteps, policy: ExitPolicy, layer: int, previous: Tensor, history: list[Tensor]
 ) -> LayerView:
+    hidden = history[-1]
+
     def no_final_tokens() -> Tensor:
         raise ValueError("drafts do not know full depth's tokens when they leave")
 
@@ -109,7 +125,7 @@ def _view(
         hidden,
         previous,
         logits=lambda: ExitLogits(decoder, policy)(layer, hidden),
-        head=lambda: decoder.head_logits(str(policy.measure), layer, hidden[:, None]),
+        head=lambda: decoder.head_logits(str(policy.measure), layer, torch.stack(history, dim=1)),
         final_tokens=no_final_tokens,
     )
 

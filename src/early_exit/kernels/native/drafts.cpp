@@ -89,10 +89,11 @@ void Drafts::block() {
   std::vector<float> previous;
   for (int layer = next_stand(rows, -1); layer < loop_.last_layer;) {
     join(front, rows, layer);
-    const int reached = next_stand(rows, layer);
+    const int reached = std::min(exits_.next_remembered(layer), next_stand(rows, layer));
     count_layers(front, reached - layer);
     exits_.through(front, layer, reached, &previous);
     layer = reached;
+    exits_.remember(front, layer, true);
   }
   settle(front, rows);
 }
@@ -145,6 +146,7 @@ void Drafts::join(Front& front, const std::vector<int64_t>& rows, int layer) con
 
 void Drafts::ask(Front& front, const std::vector<float>& previous, std::vector<int64_t>& rows, int layer,
                  std::vector<Left>& drafted, std::vector<float>& unasked) {
+  exits_.remember(front, layer, false);
   const std::vector<Decision> decisions = exits_.decide(front, layer, previous);
   std::vector<uint8_t> gone(loop_.slots), stays(front.size(), 1);
   for (size_t item = 0; item < front.size(); item++) {
@@ -186,7 +188,7 @@ void Drafts::settle(Front& front, const std::vector<int64_t>& rows) {
       loop_.drafts[slot] = 0;
     }
   }
-  const std::vector<Top> tops = exits_.full_depth(front.states, loop_.verify == Verify::ROLLBACK, wanted);
+  const std::vector<Top> tops = exits_.full_depth(front.states, loop_.verify == Verify::ROLLBACK ? Sums::TOTAL : Sums::NONE, wanted);
   for (size_t first = 0; first < front.size();) {
     size_t next = first;
     while (next < front.size() && front.slots[next] == front.slots[first]) next++;
@@ -213,10 +215,7 @@ void Drafts::settle_row(const Front& front, size_t first, size_t next, const std
   drop(slot, dropped);
   loop_.position[slot] -= dropped;
   loop_.step[slot] -= dropped;
-  for (int layer = 0; layer < loop_.last_layer; layer++) {
-    int64_t& filled = rows_.cache.filled[layer * rows_.cache.slots + slot];
-    filled = std::min(filled, front.positions[place] + 1);
-  }
+  rows_.truncate(slot, front.positions[place] + 1);
   if (rows_.advance(slot, tops[place].token, loop_.last_layer, NAN)) rows_.end(slot);
 }
 

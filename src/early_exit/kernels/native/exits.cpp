@@ -14,7 +14,8 @@ int Exits::planned(int64_t slot) const {
 }
 
 bool Exits::asks_after(int layer) const {
-  return loop_.measure != Measure::NONE && layer >= std::max(loop_.min_layer, 1) && layer <= loop_.max_layer;
+  return loop_.measure != Measure::NONE && layer >= std::max(loop_.min_layer, 1) && layer <= loop_.max_layer &&
+         layer < loop_.last_layer;
 }
 
 int Exits::next_stop(const Front& front, int layer) const {
@@ -25,6 +26,10 @@ int Exits::next_stop(const Front& front, int layer) const {
     if (front.asks[item]) stop = std::min(stop, planned(front.slots[item]));
   }
   if (!any || loop_.measure == Measure::NONE) return any ? stop : loop_.last_layer;
+  return next_asked(layer);
+}
+
+int Exits::next_asked(int layer) const {
   for (int deeper = layer + 1; deeper < loop_.last_layer; deeper++) {
     if (asks_after(deeper)) return deeper;
   }
@@ -83,12 +88,45 @@ std::vector<Decision> Exits::decide(const Front& front, int layer, const std::ve
 void Exits::similarities(const Front& front, const std::vector<size_t>& asking, const std::vector<float>& previous,
                          std::vector<Decision>& decisions) const {
   const int width = rows_.width();
+  const auto length = [&](const float* state) { return std::max(std::sqrt(dot(state, state, width)), 1e-8f); };
   for (const size_t item : asking) {
     const float *state = front.state(item), *before = previous.data() + item * width;
-    const float lengths = std::max(dot(state, state, width) * dot(before, before, width), 1e-16f);
-    const float cosine = dot(state, before, width) / std::sqrt(lengths);
+    const float cosine = dot(state, before, width) / (length(state) * length(before));
     decisions[item].confidence = cosine < 0 ? 0 : cosine > 1 ? 1 : cosine;
   }
+}
+
+// By the exit heads, of some items.
+std::vector<float> Exits::head_confidences(const Front& front, int layer, const std::vector<size_t>& chosen) const {
+  const ExitHead& head = loop_.exit_heads[layer - 1];
+  std::vector<float> states, odds(chosen.size());
+  Positions own;
+  for (const size_t item : chosen) {
+    states.insert(states.end(), front.state(item), front.state(item) + rows_.width());
+    own.slots.push_back(front.slots[item]);
+    own.positions.push_back(front.positions[item]);
+  }
+  if (loop_.head_attention == nullptr) {
+    log_odds(rows_.team, head, rows_.width(), states.data(), (int)chosen.size(), odds.data());
+  } else if (!log_odds(rows_.team, head, *loop_.head_attention, layer, rows_.width(), states.data(), own.items(),
+                       odds.data())) {
+    throw ThereAlready();
+  }
+  for (float& each : odds) each = 1 / (1 + exponential(-each));
+  return odds;
+}
+
+int Exits::next_remembered(int layer) const {
+  return loop_.head_attention == nullptr ? loop_.last_layer : next_asked(layer);
+}
+
+void Exits::remember(const Front& front, int layer, bool all) const {
+  if (loop_.head_attention == nullptr || !asks_after(layer)) return;
+  std::vector<size_t> chosen;
+  for (size_t item = 0; item < front.size(); item++) {
+    if (all || !front.asks[item]) chosen.push_back(item);
+  }
+  if (!chosen.empty()) head_confidences(front, layer, chosen);
 }
 
 // And what the LM head says, where that is asked.
@@ -98,24 +136,26 @@ std::vector<Top> Exits::confidences(const Front& front, int layer, const std::ve
     similarities(front, asking, previous, decisions);
     return {};
   }
+  if (loop_.measure == Measure::EXIT_HEAD) {
+    const std::vector<float> found = head_confidences(front, layer, asking);
+    for (size_t place = 0; place < asking.size(); place++) decisions[asking[place]].confidence = found[place];
+    return {};
+  }
   std::vector<float> states;
   for (const size_t item : asking) {
     states.insert(states.end(), front.state(item), front.state(item) + rows_.width());
   }
-  if (loop_.measure == Measure::EXIT_HEAD) {
-    std::vector<float> odds(asking.size());
-    log_odds(rows_.team, loop_.exit_heads[layer - 1], rows_.width(), states.data(), (int)asking.size(), odds.data());
-    for (size_t place = 0; place < asking.size(); place++) {
-      decisions[asking[place]].confidence = 1 / (1 + exponential(-odds[place]));
-    }
-    return {};
-  }
   adapt(states.data(), (int)asking.size(), layer);
-  const std::vector<Top> tops = early_tops(states, (int)asking.size(), true);
-  for (size_t place = 0; place < asking.size(); place++) {
-    const Top& own = tops[place];
-    decisions[asking[place]].confidence = loop_.measure == Measure::SOFTMAX ? own.response() : 1 / own.total;
-  }
+  const bool entropy = loop_.measure == Measure::ENTROPY;
+  const std::vector<Top> tops = early_tops(states, (int)asking.size(), entropy ? Sums::ENTROPY : Sums::TOTAL);
+  const auto confidence = [&](const Top& own) {
+    switch (loop_.measure) {
+      case Measure::ENTROPY: return own.negentropy(rows_.decoder.head.outputs);
+      case Measure::SOFTMAX_MAX: return 1 / own.total;
+      default: return own.response();
+    }
+  };
+  for (size_t place = 0; place < asking.size(); place++) decisions[asking[place]].confidence = confidence(tops[place]);
   return tops;
 }
 
@@ -134,17 +174,17 @@ void Exits::adapt(float* states, int items, int layer) const {
 }
 
 // What exits below full depth choose from. wanted: as in `full_depth`, if any; these are on the shortlist.
-std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, bool totals,
+std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, Sums sums,
                                    std::vector<int64_t> wanted) const {
   if (loop_.shortlist == nullptr) {
-    return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals);
+    return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, sums);
   }
   const int64_t *first = loop_.shortlisted, *last = first + loop_.shortlist->outputs;
   for (int64_t& token : wanted) {
     if (token >= 0) token = std::lower_bound(first, last, token) - first;
   }
   const int64_t* places = wanted.empty() ? nullptr : wanted.data();
-  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, totals, places);
+  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, sums, places);
   for (Top& each : tops) each.token = loop_.shortlisted[each.token];
   return tops;
 }
@@ -173,20 +213,20 @@ void Exits::find_tokens(std::vector<Left>& left, std::vector<float>& states) con
   }
   const size_t rest = unasked.size() - early.size();
   if (!early.empty()) {
-    const std::vector<Top> tops = early_tops(states, (int)early.size(), false);
+    const std::vector<Top> tops = early_tops(states, (int)early.size(), Sums::NONE);
     for (size_t i = 0; i < early.size(); i++) early[i]->token = tops[i].token;
   }
   if (rest == 0) return;
   const float* others = states.data() + early.size() * rows_.width();
-  const std::vector<Top> tops = top(rows_.team, rows_.decoder, rows_.decoder.head, others, (int)rest, false);
+  const std::vector<Top> tops = top(rows_.team, rows_.decoder, rows_.decoder.head, others, (int)rest, Sums::NONE);
   for (size_t i = 0; i < rest; i++) unasked[early.size() + i]->token = tops[i].token;
 }
 
-std::vector<Top> Exits::full_depth(const std::vector<float>& states, bool totals,
+std::vector<Top> Exits::full_depth(const std::vector<float>& states, Sums sums,
                                    const std::vector<int64_t>& wanted) const {
   const int items = (int)wanted.size();
-  if (is_listed(loop_.last_layer)) return early_tops(states, items, totals, wanted);
-  return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, totals, wanted.data());
+  if (is_listed(loop_.last_layer)) return early_tops(states, items, sums, wanted);
+  return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, sums, wanted.data());
 }
 
 }  // namespace early_exit

@@ -32,6 +32,12 @@ class Exits {
   // Runs items through layers. previous: gets their states before the last one, where the measure compares them.
   void through(Front& front, int first, int last, std::vector<float>* previous) const;
 
+  // The next layer where every item is to be shown to `remember`; the last one where there is none.
+  int next_remembered(int layer) const;
+
+  // Keeps what later questions after this layer need of items: of all, or of those that ask nothing there.
+  void remember(const Front& front, int layer, bool all) const;
+
   // For the items that ask; the others stay.
   std::vector<Decision> decide(const Front& front, int layer, const std::vector<float>& previous) const;
 
@@ -44,8 +50,8 @@ class Exits {
   void find_tokens(std::vector<Left>& left, std::vector<float>& states) const;
 
   // What full depth chooses in the place of items, whose states have come through all layers; wanted: a token of
-  // each whose share of the total is asked for, if `totals` are needed, or −1.
-  std::vector<Top> full_depth(const std::vector<float>& states, bool totals, const std::vector<int64_t>& wanted) const;
+  // each whose share of the total is asked for, if sums are needed, or −1.
+  std::vector<Top> full_depth(const std::vector<float>& states, Sums sums, const std::vector<int64_t>& wanted) const;
 
  private:
   const DecodedRows& rows_;
@@ -53,14 +59,16 @@ class Exits {
 
   int planned(int64_t slot) const;
   bool asks_after(int layer) const;
+  int next_asked(int layer) const;
   double decay(int64_t slot) const;
   std::vector<Top> confidences(const Front& front, int layer, const std::vector<size_t>& asking,
                                const std::vector<float>& previous, std::vector<Decision>& decisions) const;
+  std::vector<float> head_confidences(const Front& front, int layer, const std::vector<size_t>& chosen) const;
   void similarities(const Front& front, const std::vector<size_t>& asking, const std::vector<float>& previous,
                     std::vector<Decision>& decisions) const;
   bool is_listed(int layer) const;
   void adapt(float* states, int items, int layer) const;
-  std::vector<Top> early_tops(const std::vector<float>& states, int items, bool totals,
+  std::vector<Top> early_tops(const std::vector<float>& states, int items, Sums sums,
                               std::vector<int64_t> wanted = {}) const;
 };
 

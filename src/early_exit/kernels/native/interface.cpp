@@ -87,7 +87,7 @@ int ee_top(const Decoder* decoder, const Matrix* head, int threads, const float*
   return guarded([&] {
     Team team(threads);
     const Matrix& rows = head == nullptr ? decoder->head : *head;
-    const std::vector<Top> tops = top(team, *decoder, rows, states, items, responses != nullptr);
+    const std::vector<Top> tops = top(team, *decoder, rows, states, items, responses == nullptr ? Sums::NONE : Sums::TOTAL);
     for (int item = 0; item < items; item++) {
       tokens[item] = tops[item].token;
       if (responses != nullptr) responses[item] = tops[item].response();
@@ -101,6 +101,15 @@ int ee_log_odds(const ExitHead* head, int threads, int d_model, const float* sta
     Team team(threads);
     log_odds(team, *head, d_model, states, items, results);
     return OK;
+  });
+}
+
+// layer: from 1.
+int ee_attending_log_odds(const ExitHead* head, const HeadAttention* attention, int threads, int layer, int d_model,
+                          const float* states, const Items* items, float* results) {
+  return guarded([&] {
+    Team team(threads);
+    return log_odds(team, *head, *attention, layer, d_model, states, *items, results) ? OK : THERE_ALREADY;
   });
 }
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from early_exit.decoding.kv_cache import KVCache, SourceCache
 from early_exit.kernels.interface import DecoderTensors, Items, LayerTensors, StackTensors, Top
+from early_exit.kernels.native.caches import cache_tensors, item_arrays, source_tensors
 from early_exit.kernels.native.library import (
     KINDS,
     CacheTensors,
-    ItemArrays,
     Sizes,
     SourceTensors,
     check,
@@ -75,8 +75,7 @@ class NativeKernels:
         if first >= last:
             return states
         states = states.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        slots, positions = _indices(items.slots), _indices(items.positions)
-        arrays = ItemArrays(len(slots), slots.ctypes.data, positions.ctypes.data)
+        arrays = item_arrays(items)
         own, other = self.tensors_of(cache, sources)
         status = self._library.ee_run(
             self.decoder, torch.get_num_threads(), arrays, states.data_ptr(), first, last, own, other
@@ -86,7 +85,10 @@ class NativeKernels:
 
     def tensors_of(self, cache: KVCache, sources: SourceCache) -> tuple[CacheTensors, SourceTensors]:
         """The caches as the library takes them; both must outlive these, which hold on to the rest."""
-        return _cache(cache, self._biases(cache.capacity)), _sources(sources)
+        biases = self._biases(cache.capacity)
+        own = cache_tensors(cache, biases.addresses)
+        own.biases_kept = biases
+        return own, source_tensors(sources)
 
     def adapted(self, layer: int, states: Tensor) -> Tensor:
         return states if layer > len(self.adapters) else states + self.adapters[layer - 1](states)
@@ -199,41 +201,3 @@ class Biases:
         biases = [None if table is None else known[id(table)] for table in self._tables]
         addresses = np.array([0 if bias is None else bias.data_ptr() for bias in biases], np.uint64)
         return BiasTable(longest, biases, addresses)
-
-
-def _indices(numbers: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(numbers, dtype=np.int64)
-
-
-def _addresses(tensors: list[Tensor]) -> np.ndarray:
-    return np.array([tensor.data_ptr() for tensor in tensors], np.uint64)
-
-
-def _cache(cache: KVCache, biases: BiasTable) -> CacheTensors:
-    layers = _addresses(cache.layers)
-    tensors = CacheTensors(
-        layers.ctypes.data,
-        cache.filled.ctypes.data,
-        cache.exit_states.data_ptr(),
-        biases.address,
-        cache.filled.shape[1],
-        cache.capacity,
-        cache.layers[0].dtype == torch.bfloat16,
-    )
-    tensors.kept = layers, biases
-    return tensors
-
-
-def _sources(sources: SourceCache) -> SourceTensors:
-    layers = _addresses(sources.layers)
-    tensors = SourceTensors(
-        layers.ctypes.data,
-        sources.filled.ctypes.data,
-        sources.lengths.ctypes.data,
-        sources.of_slot.ctypes.data,
-        sources.states.data_ptr(),
-        len(sources.of_slot),
-        sources.capacity,
-    )
-    tensors.kept = layers
-    return tensors

@@ -32,7 +32,7 @@ class Sizes(ctypes.Structure):
 
 
 class CacheTensors(ctypes.Structure):
-    """`KVCache` of decoder.h."""
+    """`KVCache` of caches.h."""
 
     _fields_ = (
         *[(name, c_void_p) for name in ("layers", "filled", "exit_states", "biases")],
@@ -42,7 +42,7 @@ class CacheTensors(ctypes.Structure):
 
 
 class SourceTensors(ctypes.Structure):
-    """`SourceCache` of decoder.h."""
+    """`SourceCache` of caches.h."""
 
     _fields_ = (
         *[(name, c_void_p) for name in ("layers", "filled", "lengths", "of_slot", "states")],
@@ -51,7 +51,7 @@ class SourceTensors(ctypes.Structure):
 
 
 class ItemArrays(ctypes.Structure):
-    """`Items` of decoder.h."""
+    """`Items` of caches.h."""
 
     _fields_ = (("count", c_int), ("slots", c_void_p), ("positions", c_void_p))
 
@@ -69,6 +69,9 @@ _FUNCTIONS = {
     "ee_logits": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ee_top": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
     "ee_log_odds": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
+    "ee_attending_log_odds": (
+        c_int, [c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, POINTER(ItemArrays), c_void_p]
+    ),
     "ee_decode": (
         c_int, [c_void_p, c_int, c_void_p, POINTER(CacheTensors), POINTER(SourceTensors)]
     ),

@@ -9,7 +9,7 @@
 
 namespace early_exit {
 
-enum class Measure : int32_t { NONE = 0, SOFTMAX = 1, SOFTMAX_MAX = 2, SATURATION = 3, EXIT_HEAD = 4 };
+enum class Measure : int32_t { NONE = 0, SOFTMAX = 1, SOFTMAX_MAX = 2, SATURATION = 3, EXIT_HEAD = 4, ENTROPY = 5 };
 enum class Verify : int32_t { NONE = 0, PARALLEL = 1, ROLLBACK = 2, EXACT = 3, LENIENT = 4 };
 
 // The rows and the policy. Arrays are of slots unless something else is said.
@@ -29,6 +29,7 @@ struct Loop {
   const int64_t* planned;  // [slots, planned_steps], or null
   int64_t planned_steps;
   const ExitHead* exit_heads;  // [last_layer − 1], or null
+  const HeadAttention* head_attention;  // of exit heads that attend, or null
   // Rows of the LM head that exits below full depth choose from, and which tokens these are; or null. And whether
   // full depth chooses from them too.
   const Matrix* shortlist;

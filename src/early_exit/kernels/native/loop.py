@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from early_exit.decoding.drafts import block_share
+from early_exit.decoding.exits import prefill
 from early_exit.decoding.greedy import GreedyChoice
 from early_exit.decoding.results import Drafting
 from early_exit.decoding.rows import Rows
-from early_exit.heads import HeadWeights
+from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items
+from early_exit.kernels.native.exit_head import HeadAttention
 from early_exit.kernels.native.kernels import NativeKernels, NativeShortlist
 from early_exit.kernels.native.library import check, native_library
 from early_exit.policy import VERIFICATIONS, ExitPolicy
 
-_MEASURES = {None: 0, "softmax": 1, "softmax_max": 2, "hidden_state": 3}
+_MEASURES = {None: 0, "softmax": 1, "softmax_max": 2, "hidden_state": 3, "entropy": 5}
 _EXIT_HEAD = 4
 _VERIFY = {None: 0} | {name: number for number, name in enumerate(VERIFICATIONS, start=1)}
 _NO_ROOM, _NAN_CONFIDENCE = 3, 4
@@ -39,7 +41,7 @@ class LoopArrays(ctypes.Structure):
         ("temperature", c_double),
         *[(name, c_void_p) for name in _POINTERS[6:8]],
         ("planned_steps", c_int64),
-        *[(name, c_void_p) for name in ("exit_heads", "shortlist", "shortlisted")],
+        *[(name, c_void_p) for name in ("exit_heads", "head_attention", "shortlist", "shortlisted")],
         ("shortlist_at_full_depth", c_int64),
         ("adapters", c_void_p),
         ("max_new_tokens", c_int64),
@@ -73,6 +75,7 @@ class NativeLoop:
         shortlist: NativeShortlist | None = None,
     ):
         self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist)
+        self._exit_head = None if exit_head is None else HeadRun(exit_head, rows.cache)
         assert isinstance(rows.kernels, NativeKernels)
         self._kernels = rows.kernels
         self._library = native_library()
@@ -136,11 +139,12 @@ class NativeLoop:
         for name in ("drafts", "since", "counts", "ended"):
             arrays[name][slots] = 0
         arrays["waits"][slots] = -1
+        if self._exit_head is not None:
+            self._exit_head.truncate(slots, 0)
 
     def prefill(self, items: Items, states: torch.Tensor) -> None:
         """Runs tokens of prefixes, which choose nothing, through all layers."""
-        rows = self._rows
-        self._kernels.run(items, states, 0, rows.num_layers, rows.cache, rows.sources)
+        prefill(self._rows, self._policy, self._exit_head, items, states)
 
     def step(self, slots: np.ndarray, choose: GreedyChoice) -> np.ndarray:
         """Decodes until a text ends. Returns the slots of the rows whose text has."""
@@ -148,6 +152,8 @@ class NativeLoop:
         while True:
             rows.cache.reserve(int(rows.position[rows.occupied].max()) + 1)
             own, other = self._kernels.tensors_of(rows.cache, rows.sources)
+            attention = self._head_attention()
+            self._loop.head_attention = None if attention is None else ctypes.addressof(attention)
             status = self._library.ee_decode(
                 self._kernels.decoder, torch.get_num_threads(), ctypes.byref(self._loop), own, other
             )
@@ -161,6 +167,13 @@ class NativeLoop:
         for slot in ended.tolist():
             self._collect(slot)
         return ended
+
+    def _head_attention(self) -> HeadAttention | None:
+        """What an exit head with attention keeps of the rows."""
+        if self._exit_head is None or self._exit_head.cache is None:
+            return None
+        weights: Any = self._exit_head.weights
+        return weights.native.attention(self._exit_head.cache)
 
     def _collect(self, slot: int) -> None:
         """Writes a text into the row's results."""

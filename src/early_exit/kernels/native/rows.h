@@ -89,9 +89,23 @@ struct DecodedRows {
            std::find(loop.ends, loop.ends + loop.number_of_ends, token) != loop.ends + loop.number_of_ends;
   }
 
+  // Forgets what is kept of a row's positions from `length` on.
+  void truncate(int64_t slot, int64_t length) const {
+    forget_from(cache, loop.last_layer, slot, length);
+    if (loop.head_attention != nullptr) forget_from(*loop.head_attention->cache, loop.last_layer - 1, slot, length);
+  }
+
   void end(int64_t slot) {
     loop.ended[slot] = 1;
     any_ended = true;
+  }
+
+ private:
+  static void forget_from(const KVCache& cache, int layers, int64_t slot, int64_t length) {
+    for (int layer = 0; layer < layers; layer++) {
+      int64_t& filled = cache.filled[layer * cache.slots + slot];
+      filled = std::min(filled, length);
+    }
   }
 };
 
