@@ -204,7 +204,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--risk", choices=tuple(QUALITY), default="rouge", help="quality that risk is about")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside all systems")
     parser.add_argument("--shortlist", type=int, default=1000)
-    parser.add_argument("--records", type=int, default=300)
+    parser.add_argument(
+        "--records", type=int, nargs="+", default=[300], help="one number, or one for each of --rows"
+    )
     parser.add_argument("--beside", type=int, default=60, help="records for a peer's beams and drafts")
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
     parser.add_argument("--turn", type=int, default=10, help="records a turn, times texts at a time")
@@ -212,6 +214,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where the results go")
     options = parser.parse_args()
+    if len(options.records) not in (1, len(options.rows)):
+        parser.error(f"--records {options.records}: one number, or one for each of --rows {options.rows}")
     torch.set_num_threads(options.threads)
     return options
 
@@ -227,19 +231,20 @@ def main() -> None:
     """Prints the tables; with --json writes them."""
     options = read_options()
     model, tokenizer = load_model(str(options.model)), AutoTokenizer.from_pretrained(options.model)
-    available = pairs(str(options.data))[: options.records]
-    references = [reference for _, reference in available]
+    references = [reference for _, reference in pairs(str(options.data))]
+    counts = options.records * (len(options.rows) if len(options.records) == 1 else 1)
     members = engine_systems(model.num_exits, options.shortlist, model.exit_heads)
     members += certified_systems(options.calibrations)
     results, left_out = [], []
     with Workers(build_system, options.threads) as workers, neighbours(options.neighbours):
-        for rows in options.rows:
-            model_path, data, count = str(options.model), str(options.data), max(options.turn, 2 * rows)
-            part = min(len(available), count)
+        for rows, total in zip(options.rows, counts, strict=True):
+            total = min(total, len(references))
+            part = min(total, max(options.turn, 2 * rows))
+            model_path, data = str(options.model), str(options.data)
             records = Records(model_path, data, options.prefix, 0, part, rows, options.new_tokens)
             peers, missing = right_peers(workers, peer_systems(rows), records)
             left_out += missing
-            runs = take_turns(workers, [*peers, *members], records, len(available), options.beside)
+            runs = take_turns(workers, [*peers, *members], records, total, options.beside)
             results += described(runs, references, tokenizer, rows, options.risk)
             print(table(results, options.quality), flush=True)
             if options.json is not None:

@@ -4,7 +4,8 @@
 # trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent) gets the width and vocabulary of SHAPE
 # (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
 # thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
-#   SETS="e2e multi30k" RECORDS=300 BATCHES="1 8 32" bash benchmarks/headline.sh
+#   SETS="e2e multi30k" RECORDS="300 300 100" BATCHES="1 8 32" bash benchmarks/headline.sh
+# RECORDS: one number, or one for each of BATCHES.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -94,7 +95,7 @@ for set in $SETS; do
     --quality $quality --risk $risk --shortlist "$shortlist")
   # shellcheck disable=SC2086 # a list of words
   [ -e "$FOLDER/$name/headline.json" ] ||
-    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$RECORDS" --rows $BATCHES --json "$FOLDER/$name/part.json"
+    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records $RECORDS --rows $BATCHES --json "$FOLDER/$name/part.json"
       mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"; }
   [ -e "$FOLDER/$name/busy.json" ] ||
     "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$BUSY_RECORDS" --neighbours 1 --json "$FOLDER/$name/busy.json"
