@@ -17,7 +17,7 @@ FOLDER=${FOLDER:-save/headline}
 RESULTS=${RESULTS:-benchmarks/results/headline}
 RECORDS=${RECORDS:-300}
 BATCHES=${BATCHES:-1 8 32}
-BUSY_RECORDS=${BUSY_RECORDS:-30}  # of the run beside a busy process, one text at a time
+BUSY_RECORDS=${BUSY_RECORDS-30}  # of the run beside a busy process, one text at a time; empty: no such run
 E2E_MODEL=${E2E_MODEL:-save/e2e-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k}  # own texts cost it quality: docs/training.md
 SHAPE=${SHAPE:-t5-small}  # whose cost the models get; or t5-base
@@ -97,9 +97,10 @@ for set in $SETS; do
   [ -e "$FOLDER/$name/headline.json" ] ||
     { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records $RECORDS --rows $BATCHES --json "$FOLDER/$name/part.json"
       mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"; }
+  cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
+  [ -n "$BUSY_RECORDS" ] || continue
   [ -e "$FOLDER/$name/busy.json" ] ||
     "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$BUSY_RECORDS" --neighbours 1 --json "$FOLDER/$name/busy.json"
-  cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
   cp "$FOLDER/$name/busy.json" "$RESULTS/$name-busy.json"
 done
 "$PYTHON" -m benchmarks.headline_figure "$RESULTS"
