@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +95,14 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
         workers.end(system.process)
         left_out.append({"system": str(system), "reason": "slower than its float32"})
     return [each for each in seconds if each not in slow], left_out
+
+
+def those_of(result: dict[str, Any], peers: list[System], rows: int) -> list[System]:
+    """The peers, with their settings, that an earlier run has timed."""
+    timed = [
+        (row["system"], row["precision"], row["settings"]) for row in result["rows"] if row["rows"] == rows
+    ]
+    return [each for each in peers if (str(each), each.precision, dict(each.settings)) in timed]
 
 
 def slower_int8(seconds: dict[System, float]) -> list[System]:
@@ -203,6 +212,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quality", choices=("rougeL", "bleu"), default="rougeL", help="of the table")
     parser.add_argument("--risk", choices=tuple(QUALITY), default="rouge", help="quality that risk is about")
     parser.add_argument("--neighbours", type=int, default=0, help="busy processes beside all systems")
+    parser.add_argument("--peers-of", type=Path, help="an earlier result, whose peers are taken as they are")
     parser.add_argument("--shortlist", type=int, default=1000)
     parser.add_argument(
         "--records", type=int, nargs="+", default=[300], help="one number, or one for each of --rows"
@@ -242,7 +252,11 @@ def main() -> None:
             part = min(total, max(options.turn, 2 * rows))
             model_path, data = str(options.model), str(options.data)
             records = Records(model_path, data, options.prefix, 0, part, rows, options.new_tokens)
-            peers, missing = right_peers(workers, peer_systems(rows), records)
+            peers, missing = peer_systems(rows), []
+            if options.peers_of is None:
+                peers, missing = right_peers(workers, peers, records)
+            else:
+                peers = those_of(read_json(options.peers_of), peers, rows)
             left_out += missing
             runs = take_turns(workers, [*peers, *members], records, total, options.beside)
             results += described(runs, references, tokenizer, rows, options.risk)

@@ -100,7 +100,8 @@ for set in $SETS; do
   cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
   [ -n "$BUSY_RECORDS" ] || continue
   [ -e "$FOLDER/$name/busy.json" ] ||
-    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$BUSY_RECORDS" --neighbours 1 --json "$FOLDER/$name/busy.json"
+    "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$BUSY_RECORDS" --neighbours 1 \
+      --peers-of "$FOLDER/$name/headline.json" --json "$FOLDER/$name/busy.json"
   cp "$FOLDER/$name/busy.json" "$RESULTS/$name-busy.json"
 done
 "$PYTHON" -m benchmarks.headline_figure "$RESULTS"

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.headline import REFERENCE, described, take_turns
+from benchmarks.headline import REFERENCE, described, take_turns, those_of
 from benchmarks.headline_systems import Records, System
 from early_exit import ExitPolicy
 
@@ -54,3 +54,13 @@ def test_ratios_are_medians_over_turns_and_peers_with_beams_write_the_first_reco
     assert (exits["same_texts"], generate["textual_loss"]) == (pytest.approx(8 / 9), 0)
     assert "times_ctranslate2_int8" not in exits  # it was not there
     assert (str(BEAMS), str(GENERATE)) == ("ctranslate2, 4 beams", "generate")
+
+
+def test_peers_of_an_earlier_run_come_with_its_settings():
+    slow, fast = (System("ctranslate2", "int8", settings=(("CT2_USE_MKL", each),)) for each in "01")
+    timed = [
+        {"system": "ctranslate2", "precision": "int8", "settings": {"CT2_USE_MKL": "1"}, "rows": 1},
+        {"system": "ctranslate2, 4 beams", "precision": "float32", "settings": {}, "rows": 1},
+        {"system": "generate", "precision": "float32", "settings": {}, "rows": 8},
+    ]
+    assert those_of({"rows": timed}, [GENERATE, slow, fast, BEAMS], rows=1) == [fast, BEAMS]
