@@ -177,6 +177,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "measures": sweep("confidence_e2e/sweep"),
     "speed": speed,
     "speed_and_quality": quality_and_speed("rougeL", "e2e", "e2e-batch32"),
+    "speed_and_quality_t5_base": quality_and_speed("rougeL", "e2e-t5-base"),
     "speed_and_quality_second": quality_and_speed("rougeL", "e2e-second"),
     "speed_and_quality_multi30k": quality_and_speed("bleu", "multi30k"),
     "multi30k": multi30k,
