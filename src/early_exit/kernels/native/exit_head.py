@@ -27,7 +27,7 @@ class ExitHeadTensors(ctypes.Structure):
 
 
 class HeadAttention(ctypes.Structure):
-    """The same."""
+    """`HeadAttention` of exit_head.h."""
 
     _fields_ = (("heads", c_int32), ("head_dim", c_int32), ("cache", c_void_p))
 
