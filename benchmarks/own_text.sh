@@ -44,7 +44,7 @@ train() {  # variant
     plain) plain "$folder"; return ;;
     plain_adapters)
       train plain
-      MODEL=$FOLDER/plain OUTPUT_DIR=$folder LEARNING_RATE= OWN_TEXT=True VALIDATION_FILE=$E2E_DATA/validation.json \
+      MODEL=$FOLDER/plain OUTPUT_DIR=$folder OWN_TEXT=True VALIDATION_FILE=$E2E_DATA/validation.json \
         EVAL_BATCH_SIZE=32 bash scripts/exit_adapters.sh --own_text_file "$FOLDER/plain_texts.jsonl" --use_cpu
       return ;;
     *_kd) loss=kd_logits; flags+=(--distill_layer_alpha "${ALPHA:-1}") ;;

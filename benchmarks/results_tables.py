@@ -134,7 +134,7 @@ def multi30k() -> str:
 
 def own_text() -> str:
     gold = "gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip"
-    names = ["start", *gold.split(), "own", "own_kd", "own_propagation"]
+    names = ["start", *gold.split(), "own", "own_kd", "own_propagation", "plain", "plain_adapters"]
     return own_text_table({name: load(f"own_text/{name}") for name in names})
 
 
