@@ -106,8 +106,9 @@ class HeadRun:
 
     def __init__(self, weights: HeadWeights, cache: KVCache):
         self.weights = weights
+        self.attends = weights.layers[0].projections is not None
         self._rows_cache, self._cache = cache, None
-        if weights.layers[0].projections is not None:
+        if self.attends:
             slots, _, d_model = cache.exit_states.shape
             sizes = CacheSizes(len(weights.layers), slots, weights.heads, weights.head_dim, d_model)
             self._cache = KVCache(sizes, weights.dtype, cache.exit_states.device, exit_states_of=cache)

@@ -223,8 +223,10 @@ class Drafts:
         self, front: _Front, previous: Tensor, slots: np.ndarray, layer: int, leaving: Leaving
     ) -> tuple[_Front, np.ndarray]:
         """Lets tokens in flight leave, and the drafts before them stop there too. Returns what goes on."""
-        others, indices = front.some((~front.asks).nonzero()[0]), front.asks.nonzero()[0]
-        self._exits.remember(layer, others.items, others.states)
+        if self._exits.remembers:
+            others = front.some((~front.asks).nonzero()[0])
+            self._exits.remember(layer, others.items, others.states)
+        indices = front.asks.nonzero()[0]
         own = front.some(indices)
         before = previous[torch.from_numpy(indices).to(previous.device)]
         leaves, confidences, reading = self._exits.decide(layer, own.items, own.states, before)

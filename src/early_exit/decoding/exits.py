@@ -45,6 +45,7 @@ class Exits:
     """
 
     reads_previous = False  # whether `decide` needs the states before the layer
+    remembers = False  # whether items that ask nothing are to be shown to `remember`
 
     def __init__(self, rows: Rows, head: FullHead, policy: ExitPolicy, max_new_tokens: int, enough: int):
         self._rows, self._head, self._policy = rows, head, policy
@@ -147,6 +148,7 @@ class ConfidenceExits(Exits):
         self._measure = get_measure(self._policy.measure)  # pyright: ignore[reportArgumentType]
         self.reads_previous = self._measure.reads_previous
         self._exit_head = exit_head
+        self.remembers = exit_head is not None and exit_head.attends
 
     def forget(self, slots: np.ndarray) -> None:
         super().forget(slots)
@@ -161,13 +163,11 @@ class ConfidenceExits(Exits):
         prefill(self._rows, self._policy, self._exit_head, items, states)
 
     def next_remembered(self, layer: int) -> int:
-        attends = self._exit_head is not None and self._exit_head.cache is not None
-        return self._next_asked(layer) if attends else self._rows.num_layers
+        return self._next_asked(layer) if self.remembers else self._rows.num_layers
 
     def remember(self, layer: int, items: Items, states: Tensor) -> None:
-        head = self._exit_head
-        if head is not None and head.cache is not None and self._asks(layer) and len(items):
-            head.log_odds(layer, items, states)
+        if self.remembers and self._asks(layer) and len(items):
+            self._exit_head.log_odds(layer, items, states)  # pyright: ignore[reportOptionalMemberAccess]
 
     def _asks(self, layer: int) -> bool:
         return self._policy.tries_exit(layer, self._rows.num_layers)
@@ -235,7 +235,7 @@ def prefill(rows: Rows, policy: ExitPolicy, exit_head: HeadRun | None, items: It
     """Runs tokens of prefixes, which choose nothing, through all layers. An exit head with attention keeps
     what later tokens see of them."""
     stops = [rows.num_layers]
-    if exit_head is not None and exit_head.cache is not None:
+    if exit_head is not None and exit_head.attends:
         stops = [layer for layer in range(1, stops[0]) if policy.tries_exit(layer, stops[0])] + stops
     for first, last in pairwise([0, *stops]):
         states = rows.kernels.run(items, states, first, last, rows.cache, rows.sources)

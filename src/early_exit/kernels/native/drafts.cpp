@@ -188,7 +188,8 @@ void Drafts::settle(Front& front, const std::vector<int64_t>& rows) {
       loop_.drafts[slot] = 0;
     }
   }
-  const std::vector<Top> tops = exits_.full_depth(front.states, loop_.verify == Verify::ROLLBACK ? Sums::TOTAL : Sums::NONE, wanted);
+  const Sums sums = loop_.verify == Verify::ROLLBACK ? Sums::TOTAL : Sums::NONE;
+  const std::vector<Top> tops = exits_.full_depth(front.states, sums, wanted);
   for (size_t first = 0; first < front.size();) {
     size_t next = first;
     while (next < front.size() && front.slots[next] == front.slots[first]) next++;
