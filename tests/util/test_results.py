@@ -73,7 +73,7 @@ def test_a_sweep_remembers_its_points(tmp_path):
     assert (tmp_path / "sweep.md").read_text() == f"{again}\n"
 
 
-def timed(low, median, high, rouge=33.0):
+def timed(low, median, high, rouge=33.0, **more):
     """Metrics of an evaluation."""
     return {
         "eval_rougeL": rouge,
@@ -81,10 +81,15 @@ def timed(low, median, high, rouge=33.0):
         "eval_ms_per_token_p10": low,
         "eval_ms_per_token_p90": high,
         "eval_tokens_per_second": 1000 / max(median, 1e-9),
+        **more,
     }
 
 
 STEADY, SHAKEN = timed(2.0, 2.2, 2.6), timed(2.0, 2.4, 4.0)
+STATIC, SHAKEN_STATIC = (
+    timed(*times, eval_exit_layer_counts=[0, 9, 0]) for times in ((2, 2.1, 2.2), (2, 2.1, 4))
+)
+CHOSEN, SHAKEN_CHOSEN = (timed(*times, eval_exit_layer_counts=[4, 3, 2]) for times in ((1, 2, 3), (1, 2, 6)))
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,11 @@ STEADY, SHAKEN = timed(2.0, 2.2, 2.6), timed(2.0, 2.4, 4.0)
         ([METRICS, STEADY, SHAKEN, METRICS], [False, False, True, False]),  # written without spread
         ([METRICS], [False]),
         ([timed(0.0, 0.0, 0.0), STEADY], [False, False]),
+        # By nature texts that choose their layers vary more than those that do not.
+        ([STATIC, STATIC, STATIC, CHOSEN], [False] * 4),
+        ([CHOSEN, STATIC, STATIC, CHOSEN, STATIC], [False] * 5),
+        ([STATIC, STATIC, SHAKEN_STATIC, CHOSEN, CHOSEN], [False, False, True, False, False]),
+        ([STATIC, CHOSEN, CHOSEN, SHAKEN_CHOSEN], [False, False, False, True]),
     ],
 )
 def test_points_stand_out_by_their_spread(times, marks):
