@@ -23,7 +23,7 @@ MAX_STEPS=${MAX_STEPS:-2400}
 DECAY_STEPS=${DECAY_STEPS:-800}       # the last ones, in which the rate sinks to nothing
 SAVE_STEPS=${SAVE_STEPS:-1000}
 DOCUMENTS=${DOCUMENTS:-8000}
-OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-150}
+OWN_TEXT_STEPS=${OWN_TEXT_STEPS:-150} # 0: ends before, with the mixed documents made
 OWN_TEXT_BATCH_SIZE=${OWN_TEXT_BATCH_SIZE:-64}
 OWN_TEXT_RATE=${OWN_TEXT_RATE:-1e-4}
 OWN_TEXT_LOSS=${OWN_TEXT_LOSS:-kd_logits}
@@ -44,6 +44,7 @@ LANGUAGES=(--source_lang de --target_lang en)
 
 MIXED=$OUTPUT_DIR-mixed.json
 [ -e "$MIXED" ] || "$PYTHON" -m benchmarks.mixed_documents "$DATA/train.json" "$MIXED" --count "$DOCUMENTS"
+[ "$OWN_TEXT_STEPS" -gt 0 ] || exit 0
 [ -e "$OUTPUT_DIR-own/train_results.json" ] ||
   TASK=translation SOURCE_LANG=de TARGET_LANG=en TRAIN_FILE=$MIXED MODEL=$OUTPUT_DIR \
     MAX_SOURCE_LENGTH=64 MAX_TARGET_LENGTH=64 OUTPUT_DIR=$OUTPUT_DIR-own DOCUMENTS= WRITE_BATCH_SIZE=512 \

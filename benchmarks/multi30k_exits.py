@@ -12,50 +12,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, Seq2SeqTrainingArguments
-
-from benchmarks.own_text import agreement
+from benchmarks.checkpoint import LONGEST, Checkpoint
 from early_exit import ExitPolicy
-from early_exit.models.loading import load_model
-from trainers.loss_table import PromptDecoder
-from util.bleu import sentence_chrf, translation_rules, translation_scores
-from util.data import load_split
+from util.bleu import sentence_chrf, translation_rules
 from util.files import read_json, write_json
 from util.results import markdown_table, provenance
 from util.task_arguments import TranslationArguments
-from util.tokens import tokenize
-
-_LONGEST = 64
 
 
 def exits_of(folder: str, data: TranslationArguments, samples: int | None) -> list[dict[str, Any]]:
     """A row an exit layer, from the first to full depth."""
-    model, tokenizer = load_model(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    examples = load_split("validation", data.source(), samples)
-    tokens = tokenize(examples, tokenizer, data.tokenization, _LONGEST)
-    training = Seq2SeqTrainingArguments(
-        "unused",
-        use_cpu=True,
-        per_device_eval_batch_size=32,
-        generation_max_length=_LONGEST,
-        report_to="none",
-    )
-    decoder = PromptDecoder(model, training, tokens)
-
-    def decode(policy: ExitPolicy) -> tuple[list[list[int]], list[str]]:
-        rows = [each.tokens for each in decoder.decode(range(len(tokens)), policy, "float32")]
-        return rows, tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-    full_tokens, full_texts = decode(ExitPolicy())
-    shares = [*agreement(model, tokens["input_ids"], full_tokens), 1.0]
-    references, rows = [[text] for text in examples["summary"]], []
+    checkpoint = Checkpoint(folder, data, samples)
+    full_tokens = [row.tokens for row in checkpoint.decode(ExitPolicy())]
+    full_texts = [checkpoint.text(each) for each in full_tokens]
+    shares = [*checkpoint.agreement(full_tokens), 1.0]
+    rows = []
     for layer, share in enumerate(shares, start=1):
-        texts = full_texts if layer == len(shares) else decode(ExitPolicy(static_layer=layer))[1]
+        texts = full_texts if layer == len(shares) else checkpoint.texts(ExitPolicy(static_layer=layer))
         pairs = list(zip(texts, full_texts, strict=True))
         rows.append(
             {
                 "layer": layer,
-                **translation_scores(texts, references, data.target_lang),
+                **checkpoint.scores(texts),
                 "loss_to_full_depth": sum(1 - sentence_chrf(*pair) for pair in pairs) / len(pairs),
                 "same_text": sum(text == full for text, full in pairs) / len(pairs),
                 "agreement": share,
@@ -87,7 +65,7 @@ def main() -> None:
         validation_file=options.data,
         source_lang=options.source_lang,
         target_lang=options.target_lang,
-        max_source_length=_LONGEST,
+        max_source_length=LONGEST,
     )
     rows = exits_of(options.model, data, options.samples)
     training = read_json(Path(options.model) / "train_results.json")

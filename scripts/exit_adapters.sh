@@ -18,7 +18,7 @@ SAVE_STEPS=${SAVE_STEPS:-200}
 RANK_FLAGS=()
 [ -z "$RANK" ] || RANK_FLAGS=(--exit_adapter_rank "$RANK")
 
-"$PYTHON" run_summarization.py \
+"$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --do_train --train_exit_adapters True --train_on_own_text "$OWN_TEXT" "${RANK_FLAGS[@]}" \

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks.checkpoint import agreement
 from tests.benchmarks.test_scripts import CHECKPOINT
 from tests.tiny import tiny_model
 
@@ -28,15 +29,16 @@ def test_a_checkpoint_is_measured_once(tmp_path, monkeypatch):
     assert all(0.3 < share <= 1 for share in row["agreement"])
     assert {found["layers"] for way in row["certified"].values() for found in way.values()} == {6}
     assert 1 < row["exact_drafts_layers_read"] < 6
+    assert 1 < row["exact_drafts_tokens_per_block"] <= 7
+    assert len(row["static_rougeL"]) == 5
     assert (tmp_path / "results" / "table.md").read_text().count("\n") == 3
-    monkeypatch.setitem(scope["main"].__globals__, "Checkpoint", None)
+    monkeypatch.setitem(scope["main"].__globals__, "figures", None)
     scope["main"]()  # finds it there
 
 
 def test_agreement_counts_tokens_of_all_batches():
     """By full depth's own logits, a text at a time."""
     model = tiny_model()
-    scope = runpy.run_module("benchmarks.own_text")
     generator = torch.Generator().manual_seed(0)
     sources, texts = (
         [torch.randint(2, 97, (1 + number % size,), generator=generator).tolist() for number in range(40)]
@@ -50,4 +52,4 @@ def test_agreement_counts_tokens_of_all_batches():
             chosen = [model.exit_logits(h).argmax(-1) for h in outputs.decoder_hidden_states[1:4]]
         agrees += torch.stack([(own == outputs.logits.argmax(-1)).sum() for own in chosen])
         tokens += len(text)
-    assert scope["agreement"](model, sources, texts) == pytest.approx((agrees / tokens).tolist())
+    assert agreement(model, sources, texts) == pytest.approx((agrees / tokens).tolist())
