@@ -62,8 +62,8 @@ class Checkpoint:
 
 
 def agreement(model, sources: list[list[int]], texts: list[list[int]]) -> list[float]:
-    """Of each exit below full depth: the share of the texts' tokens for which it, teacher-forced, chooses as full
-    depth does."""
+    """Of each exit below full depth: the share of the texts' tokens for which it, teacher-forced, chooses as
+    full depth does."""
     agrees = torch.zeros(model.num_exits - 1)
     tokens = 0
     for first in range(0, len(sources), _BATCH):
