@@ -15,8 +15,9 @@ from early_exit.decoding.engine import Engine
 from early_exit.heads import HeadWeights, head_kind
 from early_exit.kernels.choice import kernels_for
 from early_exit.kernels.interface import Kernels
-from early_exit.linear import has_native, usable_precision
-from early_exit.lm_head.screen import Screen
+from early_exit.kernels.native.kernels import NativeKernels
+from early_exit.kernels.native.screen import Screen
+from early_exit.linear import usable_precision
 from early_exit.models.adapter import decoder_tensors
 from early_exit.models.encoder import engine_encoder
 from early_exit.models.exit_heads import packed_head
@@ -56,7 +57,7 @@ def engine_for(model, policy: ExitPolicy, precision: str) -> ModelEngine:
         heads = {}
         if policy.measure is not None and head_kind(policy.measure) is not None:
             heads[policy.measure] = held.exit_head(model, policy.measure, kernels)
-        screen = held.screen(model) if policy.screen else None
+        screen = held.screen(kernels) if policy.screen else None
         shortlist = None
         if (size := policy.shortlist) is not None:
             name = ("shortlist", size, precision)
@@ -131,12 +132,14 @@ class _Held:
 
         return self.kept(("exit head", name, kernels.precision), make)
 
-    def screen(self, model) -> Screen | None:
-        """The model's LM head in float32, screened; None, with a warning, where the device has no kernel."""
-        if not has_native(model.device):
-            warnings.warn(f"no screened LM head on {model.device}: the whole head is computed", stacklevel=4)
+    def screen(self, kernels: Kernels) -> Screen | None:
+        """The LM head in float32, screened; None, with a warning, for kernels that have none."""
+        if not isinstance(kernels, NativeKernels):
+            warnings.warn(
+                f"no screened LM head on {kernels.device}: the whole head is computed", stacklevel=4
+            )
             return None
-        return self.kept("screen", lambda: Screen(weight_of(model.lm_head)))
+        return self.kept(("screen", kernels.precision), kernels.screen)
 
     def _sampled(self) -> Tensor:
         """Some numbers of all tensors, on the host; NaN, which equals nothing, as 0."""

@@ -39,8 +39,8 @@ class ExitPolicy:
         excludes top_k and screen. Confidence is then a share among these N.
     shortlist_at_full_depth: full depth chooses from them too: no other token is ever written, and drafts are
         verified by what full depth says of these.
-    screen: read the LM head through its int8 copy (`early_exit.lm_head.screen`): the tokens and exits of the
-        whole float32 head for less. Confidences are then lower bounds.
+    screen: read the LM head through its int8 copy (`early_exit.kernels.native.screen`): the tokens and exits
+        of the whole float32 head for less. Confidences are then lower bounds.
     static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
         every new token, [steps] or [rows, steps], whose last column holds for all later tokens: layers
         that sink with the position (SkipDecode, Del Corro et al. 2023), or exits replayed.

@@ -1,5 +1,7 @@
 """The compiled loop against the loops in Python over the same kernels: token for token, bit for bit."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -24,12 +26,16 @@ LISTED = 20  # tokens of the engines' shortlist
 
 
 def engine(precision: str) -> Engine:
-    model, kernels = MODELS["t5"], NativeKernels(decoder_tensors(MODELS["t5"]), precision)
+    model = MODELS["t5"]
+    with patch("early_exit.kernels.native.kernels.WORTH_SCREENING", 0):
+        kernels = NativeKernels(decoder_tensors(model), precision)
+    assert (kernels.token_screen is not None) == (precision == "float32")
     heads = {
         name: packed_head(model.exit_heads[name], kernels.norm_floor, kernels.dtype, precision)
         for name in HEADS
     }
-    return Engine(kernels, heads, shortlist=kernels.shortlist(torch.arange(3, 3 + 2 * LISTED, 2)))
+    shortlist = kernels.shortlist(torch.arange(3, 3 + 2 * LISTED, 2))
+    return Engine(kernels, heads, screen=kernels.screen(), shortlist=shortlist)
 
 
 ENGINES = {precision: engine(precision) for precision in PRECISIONS} if has_native("cpu") else {}
@@ -56,8 +62,8 @@ def policies(draw, prompts: int):
     verify = draw(st.sampled_from([None, "parallel", "rollback", "exact", "lenient"]))
     limit = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
     drafts = {"verify": verify, "accept_ratio": limit, "rollback_threshold": limit}
-    if draw(st.booleans()):
-        drafts |= {"shortlist": LISTED, "shortlist_at_full_depth": draw(st.booleans())}
+    listed = {"shortlist": LISTED, "shortlist_at_full_depth": draw(st.booleans())}
+    drafts |= draw(st.sampled_from([{}, listed, {"screen": True}]))
     return ExitPolicy(**exits, **drafts, max_draft=draw(st.integers(1, 5)))
 
 
@@ -82,10 +88,11 @@ def test_the_compiled_loop_gives_what_python_gives(data, rows, prompts):
     def choose(*arguments):  # a function of one's own, which the library does not know
         return greedy(*arguments)
 
-    compiled, plain = (
-        {row.prompt: row for row in engine.decode(tasks, policy, how, limit, rows)}
-        for how in (greedy, choose)
-    )
+    streams = [engine.decode(tasks, policy, how, limit, rows) for how in (greedy, choose)]
+    compiled, plain = ({row.prompt: row for row in stream} for stream in streams)
+    assert (streams[0].screen is not None) == policy.screen
+    if policy.verify not in ("rollback", "lenient"):  # which the compiled loop reads the whole head for, once
+        assert streams[0].screen == streams[1].screen
     assert compiled.keys() == plain.keys() == set(range(prompts))
     for number, row in compiled.items():
         other = plain[number]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit.confidence import softmax_response
+from early_exit.kernels.native.screen import Screen
 from early_exit.linear import has_native
-from early_exit.lm_head.screen import Screen
 from early_exit.models.loading import load_model
 
 pytestmark = pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")

@@ -21,8 +21,8 @@ from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items, Kernels, Shortlist
 from early_exit.kernels.native.loop import NativeLoop, serves
+from early_exit.kernels.native.screen import Screen
 from early_exit.lm_head.full import FullHead
-from early_exit.lm_head.screen import Screen
 from early_exit.lm_head.screened import ScreenedHead
 from early_exit.lm_head.shortlist import ShortlistHead
 from early_exit.lm_head.top_k import TopKHead
@@ -54,7 +54,7 @@ class Engine:
     ):
         self.kernels = kernels
         self._exit_heads = exit_heads or {}
-        self._screen, self.shortlist = screen, shortlist
+        self.screen, self.shortlist = screen, shortlist
 
     @property
     def num_layers(self) -> int:
@@ -110,8 +110,8 @@ class Engine:
         if policy.shortlist is not None:
             shortlist: Any = self.shortlist  # there is one where a policy names one
             return ShortlistHead(self.kernels, shortlist, policy.shortlist_at_full_depth)
-        if policy.screen and self._screen is not None:
-            return ScreenedHead(self.kernels, self._screen)
+        if policy.screen and self.screen is not None:
+            return ScreenedHead(self.kernels, self.screen)
         return FullHead(self.kernels)
 
     def way_of_decoding(
@@ -141,8 +141,9 @@ class _Call:
         exit_head = engine.exit_head(policy)
         if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
             shortlist = None if policy.shortlist is None else engine.shortlist
-            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, shortlist
-            self._way = NativeLoop(*loop)  # pyright: ignore[reportArgumentType]
+            screen = engine.screen if policy.screen else None
+            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, shortlist, screen
+            self._way = NativeLoop(*loop, counts=self.head.counts)  # pyright: ignore[reportArgumentType]
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._finished_tokens = 0

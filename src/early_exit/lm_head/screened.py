@@ -4,23 +4,22 @@ import numpy as np
 from torch import Tensor
 
 from early_exit.kernels.interface import Items, Kernels
+from early_exit.kernels.native.screen import SCREEN_COUNTS, Screen, Screened
 from early_exit.lm_head.full import FullHead, Reading, TopTokens, chosen
 from early_exit.lm_head.scores import LayerScores
-from early_exit.lm_head.screen import Screen, Screened
 
 
 class ScreenedHead(FullHead):
-    """Answers from `early_exit.lm_head.screen`; counts how often it was asked, and what that took."""
+    """Answers from a screen; counts how often it was asked, and what that took."""
 
     def __init__(self, kernels: Kernels, screen: Screen):
         super().__init__(kernels)
-        self._screen = screen
+        self._screen, self._logits = screen, screen.head.logits
         self._answer: tuple[Reading, Screened] | None = None  # of the last reading
-        self.counts = {"asked": 0, "candidates": 0, "fell_back": 0}
+        self.counts = dict.fromkeys(SCREEN_COUNTS, 0)
 
     def read(self, items: Items, states: Tensor) -> Reading:
-        inputs = self._kernels.head_inputs(states)
-        return Reading(items, inputs, lambda reading: self._screen.full(reading.states))
+        return Reading(items, states, lambda reading: self._logits(reading.states))
 
     def response(self, reading: Reading, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         answer = self._counted(self._screen.response(reading.states, limits))
@@ -33,11 +32,10 @@ class ScreenedHead(FullHead):
     def scores_of(self, reading: Reading, leaves: np.ndarray) -> LayerScores:
         if self._answer is None or self._answer[0] is not reading:
             return super().scores_of(reading, leaves)
-        return TopTokens(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._screen.full)
+        return TopTokens(self._answer[1].tokens[leaves], chosen(reading.states, leaves), self._logits)
 
     def unasked(self, states: Tensor) -> LayerScores:
-        inputs = self._kernels.head_inputs(states)
-        return TopTokens(self._counted(self._screen.tokens(inputs)).tokens, inputs, self._screen.full)
+        return TopTokens(self._counted(self._screen.tokens(states)).tokens, states, self._logits)
 
     def _counted(self, answer: Screened) -> Screened:
         self.counts["asked"] += len(answer.tokens)

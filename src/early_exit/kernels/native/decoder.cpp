@@ -161,10 +161,9 @@ bool run(Team& team, const Decoder& decoder, const Items& items, float* states, 
   return true;
 }
 
-void read_head(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
-               float* logits) {
+void read_head(Team& team, const Matrix& head, float epsilon, const float* states, int items, float* logits) {
   Scratch& room = scratch();
-  prepare_normed(team, room.inputs, head, states, items, decoder.sizes.norm_epsilon);
+  prepare_normed(team, room.inputs, head, states, items, epsilon);
   const Product product{&head, {logits, (size_t)head.outputs}};
   multiply_all(team, room.inputs, &product, 1);
 }
@@ -176,10 +175,8 @@ float Top::negentropy(int tokens) const {
   return share < 0 ? 0 : share > 1 ? 1 : share;  // NaN stays
 }
 
-std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
-                     Sums sums, const int64_t* wanted) {
-  Scratch& room = scratch();
-  prepare_normed(team, room.inputs, head, states, items, decoder.sizes.norm_epsilon);
+std::vector<Top> top(Team& team, const Matrix& head, const Prepared& inputs, Sums sums, const int64_t* wanted) {
+  const int items = inputs.items;
   const int parts = (head.panels + PANELS_AT_ONCE - 1) / PANELS_AT_ONCE;
   std::vector<Top> found((size_t)parts * items), best(items);
   team.each(parts, effort(head, items), [&](int part) {
@@ -189,7 +186,7 @@ std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, con
       const int count = std::min(TILE, items - item);
       float logits[TILE][PANELS_AT_ONCE * PANEL], results[TILE][PANEL];
       for (int panel = 0; panel < panels; panel++) {
-        multiply(head, room.inputs, item, first + panel, results);
+        multiply(head, inputs, item, first + panel, results);
         for (int i = 0; i < count; i++) std::copy(results[i], results[i] + PANEL, logits[i] + panel * PANEL);
       }
       for (int i = 0; i < count; i++) {
@@ -203,6 +200,13 @@ std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, con
     for (int part = 1; part < parts; part++) best[item] = together(best[item], found[(size_t)part * items + item]);
   }
   return best;
+}
+
+std::vector<Top> top(Team& team, const Matrix& head, float epsilon, const float* states, int items, Sums sums,
+                     const int64_t* wanted) {
+  Scratch& room = scratch();
+  prepare_normed(team, room.inputs, head, states, items, epsilon);
+  return top(team, head, room.inputs, sums, wanted);
 }
 
 }  // namespace early_exit

@@ -18,9 +18,8 @@ struct Decoder {
 bool run(Team& team, const Decoder& decoder, const Items& items, float* states, int first, int last,
          const KVCache& cache, const SourceCache& sources);
 
-// logits: [items, head.outputs], of the decoder's head or of some of its rows.
-void read_head(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
-               float* logits);
+// logits: [items, head.outputs] of states, by the LM head or some of its rows. epsilon: of the norm before it.
+void read_head(Team& team, const Matrix& head, float epsilon, const float* states, int items, float* logits);
 
 // Which sums over all exponentials are asked for.
 enum class Sums { NONE, TOTAL, ENTROPY };
@@ -34,7 +33,9 @@ struct Top {
   float response() const;
   float negentropy(int tokens) const;  // 1 − entropy / log(tokens), within [0, 1]
 };
-std::vector<Top> top(Team& team, const Decoder& decoder, const Matrix& head, const float* states, int items,
-                     Sums sums, const int64_t* wanted = nullptr);
+std::vector<Top> top(Team& team, const Matrix& head, const Prepared& inputs, Sums sums,
+                     const int64_t* wanted = nullptr);
+std::vector<Top> top(Team& team, const Matrix& head, float epsilon, const float* states, int items, Sums sums,
+                     const int64_t* wanted = nullptr);
 
 }  // namespace early_exit

@@ -189,7 +189,9 @@ void Drafts::settle(Front& front, const std::vector<int64_t>& rows) {
     }
   }
   const Sums sums = loop_.verify == Verify::ROLLBACK ? Sums::TOTAL : Sums::NONE;
-  const std::vector<Top> tops = exits_.full_depth(front.states, sums, wanted);
+  const bool asks = loop_.verify == Verify::ROLLBACK || loop_.verify == Verify::LENIENT;
+  const std::vector<Top> tops =
+      exits_.full_depth(front.states, (int)front.size(), sums, asks ? wanted : std::vector<int64_t>());
   for (size_t first = 0; first < front.size();) {
     size_t next = first;
     while (next < front.size() && front.slots[next] == front.slots[first]) next++;

@@ -156,8 +156,7 @@ void encode(Team& team, const Encoder& encoder, float* states, const int64_t* st
   }
   team.each(tokens, tokens < 16 ? 0 : 4e-3 * tokens * (double)d_model, [&](int token) {
     float* state = states + token * d_model;
-    const float mean = dot(state, state, (int)d_model) / (float)d_model;
-    const float factor = 1 / std::sqrt(mean + sizes.norm_epsilon);
+    const float factor = norm_factor(state, (int)d_model, sizes.norm_epsilon);
     for (size_t i = 0; i < d_model; i++) state[i] = state[i] * factor * encoder.final_norm[i];
   });
 }

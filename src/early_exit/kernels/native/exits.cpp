@@ -67,23 +67,25 @@ std::vector<Decision> Exits::decide(const Front& front, int layer, const std::ve
   for (size_t item = 0; item < front.size(); item++) {
     if (front.asks[item]) asking.push_back(item);
   }
-  const std::vector<Top> tops = confidences(front, layer, asking, previous, decisions);
-  for (size_t place = 0; place < asking.size(); place++) {
-    const size_t item = asking[place];
+  confidences(front, layer, asking, previous, decisions);
+  for (const size_t item : asking) {
     const int64_t slot = front.slots[item];
     Decision& decision = decisions[item];
     if (decision.confidence != decision.confidence) throw NoNumber();
-    if (!tops.empty()) decision.token = tops[place].token;
-    const double own = decay(slot), relative = decision.confidence / own;
-    decision.leaves = decision.confidence > (float)(loop_.thresholds[slot] * own);
+    const double own = decay(slot);
+    decision.leaves = decision.confidence > limit(slot);
     if (decision.leaves) {
-      loop_.min_exit[slot] = std::min(loop_.min_exit[slot], relative);
+      loop_.min_exit[slot] = std::min(loop_.min_exit[slot], decision.confidence / own);
     } else {
-      loop_.max_stay[slot] = std::max(loop_.max_stay[slot], relative);
+      const float most = decision.most == decision.most ? decision.most : decision.confidence;
+      loop_.max_stay[slot] = std::max(loop_.max_stay[slot], most / own);
     }
   }
   return decisions;
 }
+
+// What an item's confidence has to exceed.
+float Exits::limit(int64_t slot) const { return (float)(loop_.thresholds[slot] * decay(slot)); }
 
 void Exits::similarities(const Front& front, const std::vector<size_t>& asking, const std::vector<float>& previous,
                          std::vector<Decision>& decisions) const {
@@ -129,23 +131,37 @@ void Exits::remember(const Front& front, int layer, bool all) const {
   if (!chosen.empty()) head_confidences(front, layer, chosen);
 }
 
-// And what the LM head says, where that is asked.
-std::vector<Top> Exits::confidences(const Front& front, int layer, const std::vector<size_t>& asking,
-                                    const std::vector<float>& previous, std::vector<Decision>& decisions) const {
+void Exits::confidences(const Front& front, int layer, const std::vector<size_t>& asking,
+                        const std::vector<float>& previous, std::vector<Decision>& decisions) const {
   if (loop_.measure == Measure::SATURATION) {
     similarities(front, asking, previous, decisions);
-    return {};
-  }
-  if (loop_.measure == Measure::EXIT_HEAD) {
+  } else if (loop_.measure == Measure::EXIT_HEAD) {
     const std::vector<float> found = head_confidences(front, layer, asking);
     for (size_t place = 0; place < asking.size(); place++) decisions[asking[place]].confidence = found[place];
-    return {};
+  } else {
+    lm_head_confidences(front, layer, asking, decisions);
   }
-  std::vector<float> states;
+}
+
+// And the tokens.
+void Exits::lm_head_confidences(const Front& front, int layer, const std::vector<size_t>& asking,
+                                std::vector<Decision>& decisions) const {
+  std::vector<float> states, limits;
   for (const size_t item : asking) {
     states.insert(states.end(), front.state(item), front.state(item) + rows_.width());
   }
   adapt(states.data(), (int)asking.size(), layer);
+  if (loop_.screens_response && loop_.measure == Measure::SOFTMAX) {
+    for (const size_t item : asking) limits.push_back(limit(front.slots[item]));
+    const std::vector<Screened> found = ask_screen(states, limits.data());
+    for (size_t place = 0; place < asking.size(); place++) {
+      Decision& decision = decisions[asking[place]];
+      decision.confidence = found[place].low;
+      decision.most = found[place].high;
+      decision.token = found[place].token;
+    }
+    return;
+  }
   const bool entropy = loop_.measure == Measure::ENTROPY;
   const std::vector<Top> tops = early_tops(states, (int)asking.size(), entropy ? Sums::ENTROPY : Sums::TOTAL);
   const auto confidence = [&](const Top& own) {
@@ -155,7 +171,33 @@ std::vector<Top> Exits::confidences(const Front& front, int layer, const std::ve
       default: return own.response();
     }
   };
-  for (size_t place = 0; place < asking.size(); place++) decisions[asking[place]].confidence = confidence(tops[place]);
+  for (size_t place = 0; place < asking.size(); place++) {
+    decisions[asking[place]].confidence = confidence(tops[place]);
+    decisions[asking[place]].token = tops[place].token;
+  }
+}
+
+// The whole of it; with a screen in float32, whatever the decoder's precision.
+const Matrix& Exits::lm_head() const { return loop_.screen == nullptr ? rows_.decoder.head : *loop_.screen->exact; }
+
+std::vector<Screened> Exits::ask_screen(const std::vector<float>& states, const float* limits) const {
+  const int items = (int)(states.size() / rows_.width());
+  const std::vector<Screened> found = screened(rows_.team, *loop_.screen, epsilon(), states.data(), items, limits);
+  for (const Screened& each : found) {
+    loop_.screened[0]++;
+    loop_.screened[each.fell_back ? 2 : 1] += each.fell_back ? 1 : each.candidates;
+  }
+  return found;
+}
+
+// What items choose from the whole head; as `top`.
+std::vector<Top> Exits::all_tops(const float* states, int items, Sums sums, const std::vector<int64_t>& wanted) const {
+  if (loop_.screen == nullptr || sums != Sums::NONE || !wanted.empty()) {
+    return top(rows_.team, lm_head(), epsilon(), states, items, sums, wanted.empty() ? nullptr : wanted.data());
+  }
+  std::vector<Top> tops(items);
+  const std::vector<Screened> found = ask_screen({states, states + (size_t)items * rows_.width()}, nullptr);
+  for (int item = 0; item < items; item++) tops[item].token = found[item].token;
   return tops;
 }
 
@@ -176,15 +218,13 @@ void Exits::adapt(float* states, int items, int layer) const {
 // What exits below full depth choose from. wanted: as in `full_depth`, if any; these are on the shortlist.
 std::vector<Top> Exits::early_tops(const std::vector<float>& states, int items, Sums sums,
                                    std::vector<int64_t> wanted) const {
-  if (loop_.shortlist == nullptr) {
-    return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, sums);
-  }
+  if (loop_.shortlist == nullptr) return all_tops(states.data(), items, sums, wanted);
   const int64_t *first = loop_.shortlisted, *last = first + loop_.shortlist->outputs;
   for (int64_t& token : wanted) {
     if (token >= 0) token = std::lower_bound(first, last, token) - first;
   }
   const int64_t* places = wanted.empty() ? nullptr : wanted.data();
-  std::vector<Top> tops = top(rows_.team, rows_.decoder, *loop_.shortlist, states.data(), items, sums, places);
+  std::vector<Top> tops = top(rows_.team, *loop_.shortlist, epsilon(), states.data(), items, sums, places);
   for (Top& each : tops) each.token = loop_.shortlisted[each.token];
   return tops;
 }
@@ -218,15 +258,14 @@ void Exits::find_tokens(std::vector<Left>& left, std::vector<float>& states) con
   }
   if (rest == 0) return;
   const float* others = states.data() + early.size() * rows_.width();
-  const std::vector<Top> tops = top(rows_.team, rows_.decoder, rows_.decoder.head, others, (int)rest, Sums::NONE);
+  const std::vector<Top> tops = all_tops(others, (int)rest, Sums::NONE);
   for (size_t i = 0; i < rest; i++) unasked[early.size() + i]->token = tops[i].token;
 }
 
-std::vector<Top> Exits::full_depth(const std::vector<float>& states, Sums sums,
+std::vector<Top> Exits::full_depth(const std::vector<float>& states, int items, Sums sums,
                                    const std::vector<int64_t>& wanted) const {
-  const int items = (int)wanted.size();
   if (is_listed(loop_.last_layer)) return early_tops(states, items, sums, wanted);
-  return top(rows_.team, rows_.decoder, rows_.decoder.head, states.data(), items, sums, wanted.data());
+  return all_tops(states.data(), items, sums, wanted);
 }
 
 }  // namespace early_exit

@@ -11,6 +11,7 @@ namespace early_exit {
 struct Decision {
   bool leaves = false;
   float confidence = NAN;
+  float most = NAN;    // what it may be at most, where only bounds are known
   int64_t token = -1;  // where the LM head was read
 };
 
@@ -50,8 +51,9 @@ class Exits {
   void find_tokens(std::vector<Left>& left, std::vector<float>& states) const;
 
   // What full depth chooses in the place of items, whose states have come through all layers; wanted: a token of
-  // each whose share of the total is asked for, if sums are needed, or −1.
-  std::vector<Top> full_depth(const std::vector<float>& states, Sums sums, const std::vector<int64_t>& wanted) const;
+  // each whose logit is asked for, or −1; empty where none is.
+  std::vector<Top> full_depth(const std::vector<float>& states, int items, Sums sums,
+                              const std::vector<int64_t>& wanted) const;
 
  private:
   const DecodedRows& rows_;
@@ -61,15 +63,22 @@ class Exits {
   bool asks_after(int layer) const;
   int next_asked(int layer) const;
   double decay(int64_t slot) const;
-  std::vector<Top> confidences(const Front& front, int layer, const std::vector<size_t>& asking,
-                               const std::vector<float>& previous, std::vector<Decision>& decisions) const;
+  float limit(int64_t slot) const;
+  void confidences(const Front& front, int layer, const std::vector<size_t>& asking,
+                   const std::vector<float>& previous, std::vector<Decision>& decisions) const;
+  void lm_head_confidences(const Front& front, int layer, const std::vector<size_t>& asking,
+                           std::vector<Decision>& decisions) const;
   std::vector<float> head_confidences(const Front& front, int layer, const std::vector<size_t>& chosen) const;
   void similarities(const Front& front, const std::vector<size_t>& asking, const std::vector<float>& previous,
                     std::vector<Decision>& decisions) const;
+  const Matrix& lm_head() const;
+  float epsilon() const { return rows_.decoder.sizes.norm_epsilon; }
+  std::vector<Screened> ask_screen(const std::vector<float>& states, const float* limits) const;
   bool is_listed(int layer) const;
   void adapt(float* states, int items, int layer) const;
   std::vector<Top> early_tops(const std::vector<float>& states, int items, Sums sums,
                               std::vector<int64_t> wanted = {}) const;
+  std::vector<Top> all_tops(const float* states, int items, Sums sums, const std::vector<int64_t>& wanted = {}) const;
 };
 
 }  // namespace early_exit

@@ -7,6 +7,7 @@
 #include "encoder.h"
 #include "exit_head.h"
 #include "loop.h"
+#include "screen.h"
 
 using namespace early_exit;
 
@@ -63,6 +64,9 @@ int ee_set_head(Decoder* decoder, int kind, const float* weights, int outputs, i
   });
 }
 
+// The head that a decoder has, which lives as long.
+const Matrix* ee_head(const Decoder* decoder) { return &decoder->head; }
+
 int ee_run(const Decoder* decoder, int threads, const Items* items, float* states, int first, int last,
            const KVCache* cache, const SourceCache* sources) {
   return guarded([&] {
@@ -71,26 +75,40 @@ int ee_run(const Decoder* decoder, int threads, const Items* items, float* state
   });
 }
 
-// head: some of the rows of the decoder's head, or null for all; also below.
-int ee_logits(const Decoder* decoder, const Matrix* head, int threads, const float* states, int items,
-              float* logits) {
+// head: the decoder's, or some rows of it; epsilon: of the norm before it. Also below.
+int ee_logits(const Matrix* head, float epsilon, int threads, const float* states, int items, float* logits) {
   return guarded([&] {
     Team team(threads);
-    read_head(team, *decoder, head == nullptr ? decoder->head : *head, states, items, logits);
+    read_head(team, *head, epsilon, states, items, logits);
     return OK;
   });
 }
 
-// responses may be null.
-int ee_top(const Decoder* decoder, const Matrix* head, int threads, const float* states, int items, int64_t* tokens,
+int ee_top(const Matrix* head, float epsilon, int threads, const float* states, int items, int64_t* tokens,
            float* responses) {
   return guarded([&] {
     Team team(threads);
-    const Matrix& rows = head == nullptr ? decoder->head : *head;
-    const std::vector<Top> tops = top(team, *decoder, rows, states, items, responses == nullptr ? Sums::NONE : Sums::TOTAL);
+    const std::vector<Top> tops = top(team, *head, epsilon, states, items, Sums::TOTAL);
     for (int item = 0; item < items; item++) {
       tokens[item] = tops[item].token;
-      if (responses != nullptr) responses[item] = tops[item].response();
+      responses[item] = tops[item].response();
+    }
+    return OK;
+  });
+}
+
+// limits may be null, where only tokens are asked for.
+int ee_screened(const Screen* screen, int threads, float epsilon, const float* inputs, int items, const float* limits,
+                int64_t* tokens, float* low, float* high, int64_t* candidates, uint8_t* fell_back) {
+  return guarded([&] {
+    Team team(threads);
+    const std::vector<Screened> found = screened(team, *screen, epsilon, inputs, items, limits);
+    for (int item = 0; item < items; item++) {
+      tokens[item] = found[item].token;
+      candidates[item] = found[item].candidates;
+      fell_back[item] = found[item].fell_back;
+      low[item] = found[item].low;
+      high[item] = found[item].high;
     }
     return OK;
   });
@@ -137,18 +155,14 @@ Matrix* ee_matrix(int kind, const float* weights, int outputs, int inputs) {
 
 void ee_free_matrix(Matrix* matrix) { delete matrix; }
 
-// inputs: [items, inputs]; results: [items, outputs]. errors: [items], the length of what rounding the inputs
-// has left out; or null.
-int ee_multiply(const Matrix* matrix, int threads, const float* inputs, int items, float* results, float* errors) {
+// inputs: [items, inputs]; results: [items, outputs].
+int ee_multiply(const Matrix* matrix, int threads, const float* inputs, int items, float* results) {
   return guarded([&] {
     Team team(threads);
     Prepared& prepared = scratch().inputs;
     prepare(team, prepared, *matrix, inputs, items);
     const Product product{matrix, {results, (size_t)matrix->outputs}};
     multiply_all(team, prepared, &product, 1);
-    for (int item = 0; errors != nullptr && item < items; item++) {
-      errors[item] = prepared.rounding_error(*matrix, item, inputs + (size_t)item * matrix->inputs);
-    }
     return OK;
   });
 }

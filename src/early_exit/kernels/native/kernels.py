@@ -15,6 +15,7 @@ from torch import Tensor
 from early_exit.decoding.kv_cache import KVCache, SourceCache
 from early_exit.kernels.interface import DecoderTensors, Items, LayerTensors, StackTensors, Top
 from early_exit.kernels.native.caches import cache_tensors, item_arrays, source_tensors
+from early_exit.kernels.native.head import NativeHead
 from early_exit.kernels.native.library import (
     KINDS,
     CacheTensors,
@@ -25,7 +26,10 @@ from early_exit.kernels.native.library import (
     native_library,
 )
 from early_exit.kernels.native.matrix import NativeMatrix
+from early_exit.kernels.native.screen import Screen
 from early_exit.kernels.relative_bias import bias_by_distance
+
+WORTH_SCREENING = 2**22  # weights of an LM head from which on its int8 copy finds tokens faster
 
 
 class NativeKernels:
@@ -52,8 +56,12 @@ class NativeKernels:
         self.head_precision = "int8" if precision == "int4" else precision
         head, kind = self.folded_head(), KINDS[self.head_precision]
         check(self._library.ee_set_head(self.decoder, kind, head.data_ptr(), *head.shape))
+        self.head = NativeHead(self._library.ee_head(self.decoder), len(head), spec.norm_epsilon)
         adapters = () if tensors.exit_adapters is None else tensors.exit_adapters
         self.adapters = [NativeMatrix(adapter, self.head_precision) for adapter in adapters]
+        # Through which the loop finds tokens: the same ones, read faster.
+        worth = self.head_precision == "float32" and head.numel() >= WORTH_SCREENING
+        self.token_screen = Screen(head, spec.norm_epsilon, self.head, tokens_only=True) if worth else None
         self._biases = Biases(tensors)
 
     def folded_head(self, tokens: Tensor | slice = slice(None)) -> Tensor:
@@ -94,47 +102,33 @@ class NativeKernels:
         return states if layer > len(self.adapters) else states + self.adapters[layer - 1](states)
 
     def logits(self, states: Tensor) -> Tensor:
-        return self._logits(None, len(self.tensors.head), states)
+        return self.head.logits(states)
 
     def top(self, states: Tensor) -> Top:
-        return self._top(None, states)
+        return self.head.top(states)
 
     def shortlist(self, tokens: Tensor) -> "NativeShortlist":
         return NativeShortlist(self, tokens)
 
-    def _logits(self, head: int | None, outputs: int, states: Tensor) -> Tensor:
-        """[n, outputs], by the rows of the LM head at an address; None: by all of them."""
-        states = floats(states)
-        logits = states.new_empty(len(states), outputs)
-        threads, data = torch.get_num_threads(), states.data_ptr()
-        check(self._library.ee_logits(self.decoder, head, threads, data, len(states), logits.data_ptr()))
-        return logits
-
-    def _top(self, head: int | None, states: Tensor) -> Top:
-        """The same, of these rows' numbers."""
-        states = floats(states)
-        rows, responses = np.empty(len(states), np.int64), np.empty(len(states), np.float32)
-        threads, data = torch.get_num_threads(), states.data_ptr()
-        status = self._library.ee_top(
-            self.decoder, head, threads, data, len(states), rows.ctypes.data, responses.ctypes.data
-        )
-        check(status)
-        return Top(rows, responses)
+    def screen(self) -> Screen:
+        own = self.head if self.head_precision == "float32" else None
+        return Screen(self.folded_head(), self.tensors.spec.norm_epsilon, own)
 
 
 class NativeShortlist:
     """`early_exit.kernels.interface.Shortlist` of native kernels, its rows packed once more, side by side."""
 
     def __init__(self, kernels: NativeKernels, tokens: Tensor):
-        self.tokens, self._kernels = tokens, kernels
+        self.tokens = tokens
         self.numbers = np.ascontiguousarray(tokens.numpy())
         self.matrix = NativeMatrix(kernels.folded_head(tokens), kernels.head_precision)
+        self._head = NativeHead(self.matrix.address, len(tokens), kernels.tensors.spec.norm_epsilon)
 
     def logits(self, states: Tensor) -> Tensor:
-        return self._kernels._logits(self.matrix.address, len(self.tokens), states)
+        return self._head.logits(states)
 
     def top(self, states: Tensor) -> Top:
-        top = self._kernels._top(self.matrix.address, states)
+        top = self._head.top(states)
         return Top(self.numbers[top.tokens], top.response)
 
 

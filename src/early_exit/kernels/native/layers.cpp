@@ -78,9 +78,12 @@ void prepare_normed(Team& team, Prepared& inputs, const Matrix& matrix, const fl
   inputs.resize(matrix, items);
   each_item(team, items, matrix.inputs, [&](int item) {
     const float* state = states + (size_t)item * matrix.inputs;
-    const float mean = dot(state, state, matrix.inputs) / (float)matrix.inputs;
-    inputs.set(matrix, item, state, 1 / std::sqrt(mean + epsilon));
+    inputs.set(matrix, item, state, norm_factor(state, matrix.inputs, epsilon));
   });
+}
+
+float norm_factor(const float* state, int width, float epsilon) {
+  return 1 / std::sqrt(dot(state, state, width) / (float)width + epsilon);
 }
 
 void prepare(Team& team, Prepared& inputs, const Matrix& matrix, const float* values, int items) {

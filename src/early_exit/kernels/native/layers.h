@@ -46,6 +46,8 @@ void multiply_all(Team& team, const Prepared& inputs, const Product* products, i
 void prepare_normed(Team& team, Prepared& inputs, const Matrix& matrix, const float* states, int items,
                     float epsilon);
 void prepare(Team& team, Prepared& inputs, const Matrix& matrix, const float* values, int items);
+// What the norm multiplies a state with, its weights left out.
+float norm_factor(const float* state, int width, float epsilon);
 
 // Those of the feed-forward's second product: activated inner states [items, d_ff], times the gate's.
 void prepare_activated(Team& team, Prepared& inputs, const Matrix& matrix, float* inner, const float* gate,

@@ -66,8 +66,10 @@ _FUNCTIONS = {
         [c_void_p, c_int, POINTER(ItemArrays), c_void_p, c_int, c_int,
          POINTER(CacheTensors), POINTER(SourceTensors)],
     ),
-    "ee_logits": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p]),
-    "ee_top": (c_int, [c_void_p, c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_head": (c_void_p, [c_void_p]),
+    "ee_logits": (c_int, [c_void_p, c_float, c_int, c_void_p, c_int, c_void_p]),
+    "ee_top": (c_int, [c_void_p, c_float, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_screened": (c_int, [c_void_p, c_int, c_float, c_void_p, c_int, *[c_void_p] * 6]),
     "ee_log_odds": (c_int, [c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "ee_attending_log_odds": (
         c_int, [c_void_p, c_void_p, c_int, c_int, c_int, c_void_p, POINTER(ItemArrays), c_void_p]
@@ -77,7 +79,7 @@ _FUNCTIONS = {
     ),
     "ee_matrix": (c_void_p, [c_int, c_void_p, c_int, c_int]),
     "ee_free_matrix": (None, [c_void_p]),
-    "ee_multiply": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p, c_void_p]),
+    "ee_multiply": (c_int, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ee_encoder": (c_void_p, [POINTER(Sizes), c_int, c_void_p]),
     "ee_free_encoder": (None, [c_void_p]),
     "ee_set_encoder_matrix": (c_int, [c_void_p, c_int, c_int, c_int, c_void_p, c_int, c_int]),

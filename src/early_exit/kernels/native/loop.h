@@ -6,6 +6,7 @@
 
 #include "decoder.h"
 #include "exit_head.h"
+#include "screen.h"
 
 namespace early_exit {
 
@@ -36,6 +37,9 @@ struct Loop {
   const int64_t* shortlisted;
   int64_t shortlist_at_full_depth;
   const Matrix* const* adapters;  // of the exits below full depth, or null
+  const Screen* screen;           // through which the LM head is read for tokens, or null
+  int64_t screens_response;       // and for softmax response
+  int64_t* screened;              // [3]: how often it was asked, candidates where it knew, and how often it did not
   int64_t max_new_tokens;
   const int64_t* ends;  // [number_of_ends]
   int64_t number_of_ends;

@@ -18,6 +18,7 @@ from early_exit.kernels.interface import Items
 from early_exit.kernels.native.exit_head import HeadAttention
 from early_exit.kernels.native.kernels import NativeKernels, NativeShortlist
 from early_exit.kernels.native.library import check, native_library
+from early_exit.kernels.native.screen import SCREEN_COUNTS, Screen
 from early_exit.policy import VERIFICATIONS, ExitPolicy
 
 _MEASURES = {None: 0, "softmax": 1, "softmax_max": 2, "hidden_state": 3, "entropy": 5}
@@ -43,7 +44,9 @@ class LoopArrays(ctypes.Structure):
         ("planned_steps", c_int64),
         *[(name, c_void_p) for name in ("exit_heads", "head_attention", "shortlist", "shortlisted")],
         ("shortlist_at_full_depth", c_int64),
-        ("adapters", c_void_p),
+        *[(name, c_void_p) for name in ("adapters", "screen")],
+        ("screens_response", c_int64),
+        ("screened", c_void_p),
         ("max_new_tokens", c_int64),
         ("ends", c_void_p),
         ("number_of_ends", c_int64),
@@ -55,7 +58,7 @@ class LoopArrays(ctypes.Structure):
 
 def serves(policy: ExitPolicy, kernels, exit_head: HeadWeights | None = None) -> bool:
     """Whether the compiled loop decodes by a policy, whose exit head is given where it has one."""
-    if policy.top_k is not None or policy.screen or not isinstance(kernels, NativeKernels):
+    if policy.top_k is not None or not isinstance(kernels, NativeKernels):
         return False
     return policy.measure in _MEASURES or (exit_head is not None and exit_head.native is not None)
 
@@ -73,11 +76,16 @@ class NativeLoop:
         enough: int,
         exit_head: HeadWeights | None = None,
         shortlist: NativeShortlist | None = None,
+        screen: Screen | None = None,
+        counts: dict[str, int] | None = None,
     ):
-        self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist)
+        """counts: of a screen, to which the loop adds."""
+        self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist, screen)
+        self._counts, self._screened = counts, np.zeros(3, np.int64)
         self._exit_head = None if exit_head is None else HeadRun(exit_head, rows.cache)
         assert isinstance(rows.kernels, NativeKernels)
         self._kernels = rows.kernels
+        reader = screen or rows.kernels.token_screen
         self._library = native_library()
         schedule = torch.as_tensor(0 if policy.static_layer is None else policy.static_layer)
         self._planned_steps = max(1, schedule.shape[-1] if schedule.ndim else 1)
@@ -97,6 +105,9 @@ class NativeLoop:
             shortlist=None if shortlist is None else shortlist.matrix.address,
             shortlisted=None if shortlist is None else _address(shortlist.numbers),
             adapters=_address(adapters) if len(adapters) else None,
+            screen=None if reader is None else ctypes.addressof(reader.tensors),
+            screens_response=screen is not None,
+            screened=_address(self._screened),
             max_draft=drafts,
             planned_steps=self._planned_steps,
             max_new_tokens=max_new_tokens,
@@ -159,6 +170,7 @@ class NativeLoop:
             )
             if status != _NO_ROOM:
                 break
+        self._count()
         if status == _NAN_CONFIDENCE:
             raise self._policy.nan_error()
         check(status)
@@ -167,6 +179,13 @@ class NativeLoop:
         for slot in ended.tolist():
             self._collect(slot)
         return ended
+
+    def _count(self) -> None:
+        """Adds to the screen's counts those of a call."""
+        if self._counts is not None:
+            for name, number in zip(SCREEN_COUNTS, self._screened.tolist(), strict=True):
+                self._counts[name] += number
+            self._screened[:] = 0
 
     def _head_attention(self) -> HeadAttention | None:
         """What an exit head with attention keeps of the rows."""

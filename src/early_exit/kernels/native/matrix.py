@@ -2,7 +2,6 @@
 
 from weakref import finalize
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,21 +27,13 @@ class NativeMatrix:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[rows, in] → [rows, out], float32."""
-        return self._multiply(inputs, None)
-
-    def with_errors(self, inputs: Tensor) -> tuple[Tensor, np.ndarray]:
-        """The same, and the lengths [rows] of what rounding the inputs has left out."""
-        errors = np.empty(len(inputs), np.float32)
-        return self._multiply(inputs, errors.ctypes.data), errors
-
-    def _multiply(self, inputs: Tensor, errors: int | None) -> Tensor:
         if inputs.ndim != 2 or inputs.shape[1] != self._inputs:
             raise ValueError(f"inputs of shape {tuple(inputs.shape)} for a weight of {self._inputs} inputs")
         inputs = floats(inputs)
         results = inputs.new_empty(len(inputs), self.width)
         threads = torch.get_num_threads()
         status = self._library.ee_multiply(
-            self._matrix, threads, inputs.data_ptr(), len(inputs), results.data_ptr(), errors
+            self._matrix, threads, inputs.data_ptr(), len(inputs), results.data_ptr()
         )
         check(status)
         return results
