@@ -6,7 +6,7 @@ import torch
 from transformers import AutoTokenizer, Seq2SeqTrainingArguments
 
 from early_exit import ExitPolicy
-from early_exit.decoding import DecodedRow
+from early_exit.decoding.results import DecodedRow
 from early_exit.models.effective_generation import evaluation_options
 from early_exit.models.head_training import agreement_with_full_depth
 from early_exit.models.loading import load_model

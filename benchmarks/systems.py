@@ -17,6 +17,7 @@ from benchmarks.bandwidth import measured_bandwidth
 from benchmarks.workers import process_of
 from early_exit import ExitPolicy
 from early_exit.decoding.engine import Prompt
+from early_exit.decoding.greedy import GreedyChoice
 from early_exit.models.engines import engine_for, precision_of
 from early_exit.models.shapes import shape_config
 from early_exit.models.t5 import EarlyExitT5
@@ -150,7 +151,7 @@ def _encode(encoder: torch.nn.Module, source: Tensor) -> dict[str, Any]:
 def _decoder_alone(system: System, model: EarlyExitT5, source: Tensor, setting: Setting) -> Callable:
     exits = policy(system.schedule, model.num_exits, setting)
     held = engine_for(model, exits, precision_of(model, system.precision))
-    start = np.zeros(1, dtype=np.int64)
+    start, endless = np.zeros(1, dtype=np.int64), GreedyChoice(np.zeros(0, dtype=np.int64))
     prompts = [Prompt(states, start) for states in held.encoder(input_ids=source).last_hidden_state.float()]
     enough = 1 if system.schedule.endswith("in step") else max(1, setting.batch // 2)
     kernels = held.engine.kernels
@@ -161,16 +162,8 @@ def _decoder_alone(system: System, model: EarlyExitT5, source: Tensor, setting: 
     }
 
     def call() -> dict[str, Any]:
-        texts = [[] for _ in prompts]
-
-        def choose(numbers, lengths, scores):
-            tokens = scores.tokens()
-            for number, token in zip(numbers.tolist(), tokens.tolist(), strict=True):
-                texts[number].append(token)
-            return tokens, np.zeros(len(tokens), dtype=bool)
-
-        held.engine.decode_batch(prompts, exits, choose, setting.new_tokens, enough=enough)
-        return {"tokens": texts, "details": details}
+        decoded = held.engine.decode_batch(prompts, exits, endless, setting.new_tokens, enough=enough)
+        return {"tokens": decoded.tokens.tolist(), "details": details}
 
     return call
 

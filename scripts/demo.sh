@@ -2,8 +2,8 @@
 # The main job on the embedded corpus: trains a small T5 with a loss at every exit, at last on its own texts, and an
 # exit head on top, evaluates every static exit, softmax exits and those of the head over thresholds, and exact drafts
 # beside them; and ends with a calibration that compares exits and drafts, its verdict, and a picture of all settings
-# that it measured, the certified ones ringed. Some twenty minutes on two
-# cores, once the requirements are installed; what an earlier call has finished is reused.
+# that it measured, the certified ones ringed. Some fifteen minutes on two cores, once the requirements are
+# installed; what an earlier call has finished is reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -28,7 +28,7 @@ OUTPUT_DIR=$FOLDER/sweep bash scripts/static_layer.sh
 OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS bash scripts/softmax_threshold.sh
 OUTPUT_DIR=$FOLDER/sweep THRESHOLDS=$THRESHOLDS HEADS=MLP bash scripts/confidence_classifier_training_eval.sh
 OUTPUT_DIR=$FOLDER/sweep DRAFT_LAYERS=1 MAX_DRAFT="3 6" bash scripts/drafts.sh
-"$PYTHON" -m util.plots "$FOLDER/sweep/sweep.json" "$FOLDER/sweep/sweep.png"
+"$PYTHON" -m util.plots "$FOLDER/sweep/sweep.json" "$FOLDER/sweep/sweep.png" --time
 
 echo
 THRESHOLDS="" EVAL_BATCH_SIZE=16 SAMPLES=${SAMPLES:-300} HELD_OUT=${HELD_OUT:-300} OUTPUT_DIR=$FOLDER/calibration \

@@ -1,6 +1,7 @@
 """Figures from result files.
 
 python -m util.plots save/demo/sweep/sweep.json sweep.png
+python -m util.plots save/demo/sweep/sweep.json speed.png --time
 """
 
 import argparse
@@ -103,11 +104,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweep", type=Path, help="sweep.json")
     parser.add_argument("picture", type=Path, help="where the picture goes: .png, .svg or .pdf")
+    parser.add_argument(
+        "--time",
+        action="store_true",
+        help="against milliseconds a token, not layers; of drafts the layers count those that were dropped",
+    )
     arguments = parser.parse_args()
     content = read_json(arguments.sweep)
     if content is None:
         parser.error(f"{arguments.sweep}: no such file")
-    plot_sweep(content["points"]).savefig(arguments.picture, dpi=160)
+    x = "eval_ms_per_token" if arguments.time else "eval_block_avg"
+    plot_sweep(content["points"], x).savefig(arguments.picture, dpi=160)
 
 
 if __name__ == "__main__":
