@@ -29,7 +29,7 @@ from early_exit.kernels.native.matrix import NativeMatrix
 from early_exit.kernels.native.screen import Screen
 from early_exit.kernels.relative_bias import bias_by_distance
 
-WORTH_SCREENING = 2**22  # weights of an LM head from which on its int8 copy finds tokens faster
+WORTH_SCREENING = 2**19  # weights of an LM head from which on its int8 copy finds tokens faster
 
 
 class NativeKernels:
