@@ -3,7 +3,8 @@
 import numpy as np
 
 from early_exit.confidence import get_measure
-from early_exit.linear import PRECISIONS
+from early_exit.kernels.native.kernels import WORTH_SCREENING
+from early_exit.linear import PRECISIONS, has_native
 from early_exit.setting import DecodingSetting
 
 
@@ -62,17 +63,25 @@ def _lm_head_bytes(
     policy, size = setting.policy, PRECISIONS[setting.precision].head_bytes
     vocabulary, d_model = model.lm_head.weight.shape
     whole, screened = vocabulary * d_model * size, vocabulary * d_model * PRECISIONS["int8"].weight_bytes
+    deep = _deep(model, layers)
+    token = screened if policy.screen or _finds_tokens_through_a_copy(model, setting.precision) else whole
     if policy.shortlist is not None:
         asks = policy.measure is not None and get_measure(policy.measure).reads_lm_head
         listed = policy.shortlist * d_model * size
         if policy.shortlist_at_full_depth:
-            whole = listed
-        return (looks if asks else 1) * listed + _deep(model, layers) * whole
+            token = listed
+        return (looks if asks else 1) * listed + deep * token
     if policy.measure is None or not get_measure(policy.measure).reads_lm_head:
-        return screened if policy.screen else whole
+        return token
     if policy.top_k is not None and size > 1:  # int8 computes all logits and takes K of them
         return whole + (looks - 1) * policy.top_k * d_model * size
     if policy.screen:  # which knows bounds of softmax response; other measures ask for all logits, exactly
         exact = vocabulary * d_model * PRECISIONS["float32"].weight_bytes
         return looks * (screened if policy.measure == "softmax" else exact)
-    return looks * whole
+    return (looks - deep) * whole + deep * token  # full depth is asked for its token alone
+
+
+def _finds_tokens_through_a_copy(model, precision: str) -> bool:
+    """Whether the kernels read the head's int8 copy where only a token is asked for."""
+    large = model.lm_head.weight.numel() >= WORTH_SCREENING
+    return PRECISIONS[precision].head_bytes == 4 and large and has_native(model.device)

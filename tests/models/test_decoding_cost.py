@@ -8,6 +8,7 @@ import torch
 
 from early_exit import MEASURES, DecodingSetting, ExitPolicy
 from early_exit.confidence import Measure
+from early_exit.linear import has_native
 from early_exit.models.decoding_cost import bytes_per_token
 from early_exit.models.generation import reference_generate
 from tests.tiny import HEADS, MODELS, source_batch
@@ -121,6 +122,16 @@ def test_a_screen_saves_other_measures_nothing():
         [3.0], measure="entropy", threshold=0.5
     )
     assert cost([3.0], screen=True) == [cost([3.0])[0] - 3 * MODEL.lm_head.weight.numel()]
+
+
+@pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+def test_tokens_of_a_large_head_are_found_through_its_copy(monkeypatch):
+    """In float32, a byte a weight instead of four; confidences are not."""
+    head, softmax = MODEL.lm_head.weight.numel(), {"measure": "softmax", "threshold": 0.5}
+    whole = [cost([4.0])[0], cost([1.0], **softmax)[0], cost([4.0], **softmax)[0], cost([4.0], "int8")[0]]
+    monkeypatch.setattr("early_exit.models.decoding_cost.WORTH_SCREENING", head)
+    less = [cost([4.0])[0], cost([1.0], **softmax)[0], cost([4.0], **softmax)[0], cost([4.0], "int8")[0]]
+    assert [a - b for a, b in zip(whole, less, strict=True)] == [3 * head, 0, 3 * head, 0]
 
 
 @pytest.mark.parametrize("reads_lm_head", [True, False])
