@@ -10,12 +10,16 @@ tokens that each exit, teacher-forced, chooses too; for each δ (textual, ε = 0
 the certified softmax threshold, with propagated states and with exact keys and values (parallel drafts);
 the layers that exact drafts from layer 1 read for a token, and how many tokens a check of them gives; and
 how far full depth's texts are from the start's, in 1 − ROUGE-L. A JSON file a variant, which is not measured
-again, and a table of all.
+again, a table of all, and a picture of how often the exits agree.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
+
+import matplotlib
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from benchmarks.checkpoint import LONGEST, Checkpoint
 from early_exit import DecodingSetting, ExitPolicy
@@ -28,6 +32,7 @@ from util.metrics import scoring_rules
 from util.results import markdown_table, provenance
 from util.task_arguments import TranslationArguments
 
+matplotlib.use("Agg")
 DELTAS, EPSILON, SEED = (0.05, 0.1), 0.05, 0
 THRESHOLDS = [percent / 100 for percent in (98, 95, *range(90, 25, -5))]
 WAYS = {"propagated": {}, "exact keys/values": {"verify": "parallel", "max_draft": 64}}
@@ -93,6 +98,23 @@ def table_of(rows: dict[str, dict[str, Any]]) -> str:
     return markdown_table(cells)
 
 
+def picture_of(rows: dict[str, dict[str, Any]]) -> Figure:
+    """Agreement with full depth against the exit, a line a variant."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, row) in enumerate(rows.items()):
+        shares = row["agreement"]
+        colour = "black" if name == "start" else colormaps["tab20"](2 * number % 20 + number // 10)
+        style = "--" if name.startswith("plain") else "-"
+        axes.plot(range(1, 1 + len(shares)), shares, style, color=colour, marker=".", label=name)
+    axes.set_xlabel("exit after layer")
+    axes.set_ylabel("tokens for which it chooses as full depth")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("start")
@@ -129,6 +151,7 @@ def main() -> None:
             write_json(path, row)
         rows[variant] = read_json(path)
         write_text(options.results / "table.md", table_of(rows) + "\n")
+    picture_of(rows).savefig(options.results / "agreement.png", dpi=160)
     print(table_of(rows))
 
 

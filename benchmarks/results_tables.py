@@ -132,10 +132,11 @@ def multi30k() -> str:
     return markdown_table(rows)
 
 
-def own_text() -> str:
+def own_text(folder: str, *more: str) -> Callable[[], str]:
+    """The recipes of a folder, those of `more` last."""
     gold = "gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip"
-    names = ["start", *gold.split(), "own", "own_kd", "own_propagation", "plain", "plain_adapters"]
-    return own_text_table({name: load(f"own_text/{name}") for name in names})
+    names = ["start", *gold.split(), "own", "own_kd", "own_propagation", *more]
+    return lambda: own_text_table({name: load(f"{folder}/{name}") for name in names})
 
 
 def plain(name: str, columns: dict[str, tuple[str, str]]) -> Callable[[], str]:
@@ -181,7 +182,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_and_quality_second": quality_and_speed("rougeL", "e2e-second"),
     "speed_and_quality_multi30k": quality_and_speed("bleu", "multi30k"),
     "multi30k": multi30k,
-    "own_text": own_text,
+    "own_text": own_text("own_text", "plain", "plain_adapters"),
+    "own_text_multi30k": own_text("multi30k_own_text"),
     "guarantee": guarantee,
     "confidence_cost": plain(
         "confidence_cost/t5-small",

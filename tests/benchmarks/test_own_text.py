@@ -32,6 +32,7 @@ def test_a_checkpoint_is_measured_once(tmp_path, monkeypatch):
     assert 1 < row["exact_drafts_tokens_per_block"] <= 7
     assert len(row["static_rougeL"]) == 5
     assert (tmp_path / "results" / "table.md").read_text().count("\n") == 3
+    assert (tmp_path / "results" / "agreement.png").stat().st_size > 1000
     monkeypatch.setitem(scope["main"].__globals__, "figures", None)
     scope["main"]()  # finds it there
 
