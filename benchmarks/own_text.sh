@@ -15,7 +15,7 @@ export PYTHON
 
 SET=${SET:-e2e}
 DATA=${DATA:-../shared/data/$SET}
-VARIANTS=${VARIANTS:-own own_kd own_propagation gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip plain plain_adapters}
+VARIANTS=${VARIANTS-own own_kd own_propagation gold gold_kd free_ce free_kd_last free_kd_unif free_kd_dyna layerskip plain plain_adapters}
 START_STEPS=${START_STEPS:-2400}      # of multi30k's start, where it is trained here
 export TRAIN_FILE=$DATA/train.json MAX_TARGET_LENGTH=64
 export MAX_STEPS=${STEPS:-100} BATCH_SIZE=${BATCH_SIZE:-32} WARMUP_STEPS=10
