@@ -12,7 +12,7 @@ from early_exit.models.head_training import agreement_with_full_depth
 from early_exit.models.loading import load_model
 from early_exit.models.sources import Source, padded_batch
 from early_exit.models.stream import decode_prompts
-from trainers.loss_table import PromptDecoder
+from trainers.loss_table import PromptDecoder, Text
 from util.arguments import DataArguments
 from util.data import load_split
 from util.tokens import tokenize
@@ -37,12 +37,16 @@ class Checkpoint:
             report_to="none",
         )
         self.prompts = PromptDecoder(self.model, training, self.tokens)
-        self._sources = [Source.of(torch.tensor(each)) for each in self.tokens["input_ids"]]
         self._options = evaluation_options(training)
 
-    def decode(self, policy: ExitPolicy) -> list[DecodedRow]:
+    def decode(self, policy: ExitPolicy) -> list[Text]:
         """Every document's text, in float32."""
-        return decode_prompts(self.model, policy, "float32", self._sources, _BATCH, self._options).rows
+        return self.prompts.decode(range(len(self.tokens)), policy, "float32")
+
+    def rows(self, policy: ExitPolicy) -> list[DecodedRow]:
+        """The same, with all that decoding tells of it."""
+        sources = [Source.of(torch.tensor(each)) for each in self.tokens["input_ids"]]
+        return decode_prompts(self.model, policy, "float32", sources, _BATCH, self._options).rows
 
     def text(self, tokens: Sequence[int]) -> str:
         """What tokens say."""

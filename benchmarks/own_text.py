@@ -69,7 +69,7 @@ def figures(checkpoint: Checkpoint) -> dict[str, Any]:
     scores = checkpoint.scores([checkpoint.text(each) for each in full])
     (scored,) = SCORES.keys() & scores.keys()
     static = [checkpoint.texts(ExitPolicy(static_layer=layer)) for layer in range(1, layers)]
-    drafts = checkpoint.decode(ExitPolicy(static_layer=1, verify="exact"))
+    drafts = checkpoint.rows(ExitPolicy(static_layer=1, verify="exact"))
     return {
         f"full_depth_{scored}": scores[scored],
         f"static_{scored}": [checkpoint.scores(texts)[scored] for texts in static],

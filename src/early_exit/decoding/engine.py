@@ -20,7 +20,7 @@ from early_exit.decoding.results import DecodedBatch, DecodedRow, DecodedStream
 from early_exit.decoding.rows import Rows
 from early_exit.heads import HeadRun, HeadWeights
 from early_exit.kernels.interface import Items, Kernels, Shortlist
-from early_exit.kernels.native.loop import NativeLoop, serves
+from early_exit.kernels.native.loop import NativeLoop, Reads, serves
 from early_exit.kernels.native.screen import Screen
 from early_exit.lm_head.full import FullHead
 from early_exit.lm_head.screened import ScreenedHead
@@ -140,10 +140,10 @@ class _Call:
         self.head = engine.head_for(policy, slots)
         exit_head = engine.exit_head(policy)
         if isinstance(choose, GreedyChoice) and serves(policy, kernels, exit_head):
-            shortlist = None if policy.shortlist is None else engine.shortlist
+            shortlist: Any = None if policy.shortlist is None else engine.shortlist
             screen = engine.screen if policy.screen else None
-            loop = self._rows, policy, max_new_tokens, choose, enough, exit_head, shortlist, screen
-            self._way = NativeLoop(*loop, counts=self.head.counts)  # pyright: ignore[reportArgumentType]
+            reads = Reads(exit_head, shortlist, screen, self.head.counts)
+            self._way = NativeLoop(self._rows, policy, max_new_tokens, choose, enough, reads)
         else:
             self._way = engine.way_of_decoding(self._rows, self.head, policy, max_new_tokens, enough)
         self._finished_tokens = 0

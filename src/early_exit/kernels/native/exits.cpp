@@ -153,7 +153,7 @@ void Exits::lm_head_confidences(const Front& front, int layer, const std::vector
   adapt(states.data(), (int)asking.size(), layer);
   if (loop_.screens_response && loop_.measure == Measure::SOFTMAX) {
     for (const size_t item : asking) limits.push_back(limit(front.slots[item]));
-    const std::vector<Screened> found = ask_screen(states, limits.data());
+    const std::vector<Screened> found = ask_screen(states.data(), (int)asking.size(), limits.data());
     for (size_t place = 0; place < asking.size(); place++) {
       Decision& decision = decisions[asking[place]];
       decision.confidence = found[place].low;
@@ -180,9 +180,8 @@ void Exits::lm_head_confidences(const Front& front, int layer, const std::vector
 // The whole of it; with a screen in float32, whatever the decoder's precision.
 const Matrix& Exits::lm_head() const { return loop_.screen == nullptr ? rows_.decoder.head : *loop_.screen->exact; }
 
-std::vector<Screened> Exits::ask_screen(const std::vector<float>& states, const float* limits) const {
-  const int items = (int)(states.size() / rows_.width());
-  const std::vector<Screened> found = screened(rows_.team, *loop_.screen, epsilon(), states.data(), items, limits);
+std::vector<Screened> Exits::ask_screen(const float* states, int items, const float* limits) const {
+  const std::vector<Screened> found = screened(rows_.team, *loop_.screen, epsilon(), states, items, limits);
   for (const Screened& each : found) {
     loop_.screened[0]++;
     loop_.screened[each.fell_back ? 2 : 1] += each.fell_back ? 1 : each.candidates;
@@ -196,7 +195,7 @@ std::vector<Top> Exits::all_tops(const float* states, int items, Sums sums, cons
     return top(rows_.team, lm_head(), epsilon(), states, items, sums, wanted.empty() ? nullptr : wanted.data());
   }
   std::vector<Top> tops(items);
-  const std::vector<Screened> found = ask_screen({states, states + (size_t)items * rows_.width()}, nullptr);
+  const std::vector<Screened> found = ask_screen(states, items, nullptr);
   for (int item = 0; item < items; item++) tops[item].token = found[item].token;
   return tops;
 }

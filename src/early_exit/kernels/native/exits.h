@@ -73,7 +73,7 @@ class Exits {
                     std::vector<Decision>& decisions) const;
   const Matrix& lm_head() const;
   float epsilon() const { return rows_.decoder.sizes.norm_epsilon; }
-  std::vector<Screened> ask_screen(const std::vector<float>& states, const float* limits) const;
+  std::vector<Screened> ask_screen(const float* states, int items, const float* limits) const;
   bool is_listed(int layer) const;
   void adapt(float* states, int items, int layer) const;
   std::vector<Top> early_tops(const std::vector<float>& states, int items, Sums sums,

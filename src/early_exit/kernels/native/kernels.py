@@ -111,8 +111,12 @@ class NativeKernels:
         return NativeShortlist(self, tokens)
 
     def screen(self) -> Screen:
+        head = self.folded_head()
+        if self.token_screen is not None:
+            self.token_screen.bound_responses(head)
+            return self.token_screen
         own = self.head if self.head_precision == "float32" else None
-        return Screen(self.folded_head(), self.tensors.spec.norm_epsilon, own)
+        return Screen(head, self.tensors.spec.norm_epsilon, own)
 
 
 class NativeShortlist:

@@ -3,6 +3,7 @@
 
 import ctypes
 from ctypes import c_double, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ def serves(policy: ExitPolicy, kernels, exit_head: HeadWeights | None = None) ->
     return policy.measure in _MEASURES or (exit_head is not None and exit_head.native is not None)
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What a policy reads besides the decoder. counts: of the screen, to which the loop adds."""
+
+    exit_head: HeadWeights | None = None
+    shortlist: NativeShortlist | None = None
+    screen: Screen | None = None
+    counts: dict[str, int] | None = None
+
+
 class NativeLoop:
     """A way of decoding, as `early_exit.decoding.exits.Exits` is one: a step is everything until the next
     text ends."""
@@ -74,18 +85,13 @@ class NativeLoop:
         max_new_tokens: int,
         choose: GreedyChoice,
         enough: int,
-        exit_head: HeadWeights | None = None,
-        shortlist: NativeShortlist | None = None,
-        screen: Screen | None = None,
-        counts: dict[str, int] | None = None,
+        reads: Reads,
     ):
-        """counts: of a screen, to which the loop adds."""
-        self._rows, self._policy, self._kept = rows, policy, (exit_head, shortlist, screen)
-        self._counts, self._screened = counts, np.zeros(3, np.int64)
-        self._exit_head = None if exit_head is None else HeadRun(exit_head, rows.cache)
+        self._rows, self._policy, self._reads = rows, policy, reads
+        self._screened = np.zeros(len(SCREEN_COUNTS), np.int64)
+        self._exit_head = None if reads.exit_head is None else HeadRun(reads.exit_head, rows.cache)
         assert isinstance(rows.kernels, NativeKernels)
         self._kernels = rows.kernels
-        reader = screen or rows.kernels.token_screen
         self._library = native_library()
         schedule = torch.as_tensor(0 if policy.static_layer is None else policy.static_layer)
         self._planned_steps = max(1, schedule.shape[-1] if schedule.ndim else 1)
@@ -95,19 +101,11 @@ class NativeLoop:
         addresses: dict[str, int | None] = {name: _address(array) for name, array in self._arrays.items()}
         if policy.static_layer is None:
             addresses["planned"] = None
-        adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
-        self._adapters = adapters  # kept as long as the library holds their address
         self._loop = LoopArrays(
             **addresses,
             **_fields_of(policy, rows.num_layers),
+            **self._fields_of_weights(),
             slots=len(rows.prompt),
-            exit_heads=None if exit_head is None else ctypes.addressof(exit_head.native.array),
-            shortlist=None if shortlist is None else shortlist.matrix.address,
-            shortlisted=None if shortlist is None else _address(shortlist.numbers),
-            adapters=_address(adapters) if len(adapters) else None,
-            screen=None if reader is None else ctypes.addressof(reader.tensors),
-            screens_response=screen is not None,
-            screened=_address(self._screened),
             max_draft=drafts,
             planned_steps=self._planned_steps,
             max_new_tokens=max_new_tokens,
@@ -115,6 +113,22 @@ class NativeLoop:
             enough=enough,
             block_share=block_share(policy),
         )
+
+    def _fields_of_weights(self) -> dict[str, int | None]:
+        """Those of `Loop` that say what is read besides the decoder, by name."""
+        reads, screen = self._reads, self._reads.screen or self._kernels.token_screen
+        exit_head, shortlist = reads.exit_head, reads.shortlist
+        # Kept as long as the library holds their address.
+        self._adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
+        return {
+            "exit_heads": None if exit_head is None else ctypes.addressof(exit_head.native.array),
+            "shortlist": None if shortlist is None else shortlist.matrix.address,
+            "shortlisted": None if shortlist is None else _address(shortlist.numbers),
+            "adapters": _address(self._adapters) if len(self._adapters) else None,
+            "screen": None if screen is None else ctypes.addressof(screen.tensors),
+            "screens_response": reads.screen is not None,
+            "screened": _address(self._screened),
+        }
 
     def _new_arrays(self, steps: int, drafts: int) -> dict[str, Any]:
         """What the library reads and writes of rows, by its name in `Loop`. All but the embedding have a row
@@ -182,9 +196,9 @@ class NativeLoop:
 
     def _count(self) -> None:
         """Adds to the screen's counts those of a call."""
-        if self._counts is not None:
+        if (counts := self._reads.counts) is not None:
             for name, number in zip(SCREEN_COUNTS, self._screened.tolist(), strict=True):
-                self._counts[name] += number
+                counts[name] += number
             self._screened[:] = 0
 
     def _head_attention(self) -> HeadAttention | None:

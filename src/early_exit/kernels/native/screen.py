@@ -76,9 +76,16 @@ class Screen:
             row_errors=self._row_errors.ctypes.data,
             largest_row_error=_no_less(float(row_errors.max())),
             largest_row=_no_less(torch.linalg.vector_norm(rounded, dim=1).amax().item()),
-            error_norm=math.inf if tokens_only else _no_less(_spectral_norm(error)),
+            error_norm=math.inf,
         )
         self._library = native_library()
+        if not tokens_only:
+            self.bound_responses(weight)
+
+    def bound_responses(self, weight: Tensor) -> None:
+        """Makes a screen for tokens one for responses too. weight: the same."""
+        weight = floats(weight)
+        self.tensors.error_norm = _no_less(_spectral_norm(weight - rounded_to_int8(weight)))
 
     def tokens(self, inputs: Tensor) -> Screened:
         """The likeliest token of each input [rows, d_model]."""
