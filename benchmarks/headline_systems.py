@@ -1,14 +1,14 @@
 """What `headline.py` compares: systems that write texts for the same records, and how each is run."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from transformers import AutoTokenizer
 
-from benchmarks import ctranslate2_peer
+from benchmarks import ctranslate2_peer, onnx_peer
 from benchmarks.drafts import PEERS, peer_options
 from benchmarks.records import pairs, source_tokens
 from benchmarks.workers import process_of
@@ -34,7 +34,7 @@ class Records:
 
 @dataclass(frozen=True)
 class System:
-    """generate; ctranslate2; or the engine where there is a policy.
+    """generate; ctranslate2; onnxruntime; or the engine where there is a policy.
 
     group: of the table; promise: what a calibration has certified, in words. settings: environment variables
     of its process. beams: of a peer; drafts: how `generate` drafts, a name of `drafts.PEERS`.
@@ -84,7 +84,7 @@ def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -
     own = [
         *(
             System("engine", precision, ExitPolicy(), "full depth")
-            for precision in ("float32", "int8", "int4")
+            for precision in ("float32", "int8", "w8a8", "int4")
         ),
         System("engine", "int8", ExitPolicy(shortlist=shortlist, shortlist_at_full_depth=True), "full depth"),
         System("engine", "int8", ExitPolicy(static_layer=third, shortlist=shortlist), "static"),
@@ -116,8 +116,8 @@ def engine_systems(num_layers: int, shortlist: int, heads: Iterable[str] = ()) -
 
 
 def peer_systems(rows: int) -> list[System]:
-    """transformers, with drafts of its own where it has them, for one text at a time; and CTranslate2 with
-    each of its settings, in float32 with beams too."""
+    """transformers, with drafts of its own where it has them, for one text at a time; CTranslate2 with each
+    of its settings, in float32 with beams too; and ONNX Runtime where ONNX_PYTHON names its Python."""
     peers = [System("generate"), *(System("generate", drafts=name) for name in PEERS if rows == 1)]
     for precision, beams in (("float32", 1), ("float32", 4), ("int8", 1)):
         peers += [
@@ -125,6 +125,8 @@ def peer_systems(rows: int) -> list[System]:
             for settings in ctranslate2_peer.candidates()
             if not ctranslate2_peer.is_last_resort(settings)
         ]
+    if onnx_peer.available():
+        peers += [System("onnxruntime"), System("onnxruntime", "int8")]
     return peers
 
 
@@ -136,6 +138,8 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
     sources = sources[records.first : records.first + records.count]
     if system.name == "ctranslate2":
         return _translating(system, model, sources, records, threads)
+    if system.name == "onnxruntime":
+        return _by_onnx(system, model, sources, records, threads)
     if system.policy is None:
         return _generating(system, model, sources, records)
     options = {"max_length": records.new_tokens + 1, "num_beams": 1}
@@ -185,14 +189,31 @@ def _generating(system: System, model, sources: list[list[int]], records: Record
 
     def call() -> tuple:
         texts = []
-        for first in range(0, len(sources), records.rows):
-            part = [torch.tensor(row) for row in sources[first : first + records.rows]]
-            tokens = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        for tokens in batches(sources, records.rows):
             output = model.generate(input_ids=tokens, attention_mask=(tokens != 0).long(), **options)
             texts += [without_end(row) for row in output[:, 1:].tolist()]
         return texts, Counter()
 
     return call
+
+
+def _by_onnx(system: System, model, sources: list[list[int]], records: Records, threads: int) -> Callable:
+    write = onnx_peer.writer(model, system.precision, threads)
+
+    def call() -> tuple:
+        texts = []
+        for tokens in batches(sources, records.rows):
+            texts += write(tokens.tolist(), records.new_tokens)
+        return [without_end(text) for text in texts], Counter()
+
+    return call
+
+
+def batches(sources: list[list[int]], rows: int) -> Iterator[torch.Tensor]:
+    """[up to `rows`, length], filled up with 0."""
+    for first in range(0, len(sources), rows):
+        part = [torch.tensor(row) for row in sources[first : first + rows]]
+        yield torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
 
 
 def without_end(tokens: list[int]) -> list[int]:

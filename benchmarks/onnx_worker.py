@@ -1,6 +1,7 @@
 """The other end of `onnx_peer.py`: `onnx_worker.py CHECKPOINT PRECISION THREADS`, run by another Python.
 
 Exports the checkpoint, then answers JSON lines: `{"source": [[…]], "new_tokens": n}` → `{"tokens": [[…]]}`.
+Sources are filled up with 0.
 """
 
 import json
@@ -39,8 +40,10 @@ def main() -> None:
     model = load(Path(folder), precision, int(threads))
     for line in sys.stdin:
         request = json.loads(line)
+        source = torch.tensor(request["source"])
         output = model.generate(
-            input_ids=torch.tensor(request["source"]),
+            input_ids=source,
+            attention_mask=(source != 0).long(),
             max_new_tokens=request["new_tokens"],
             do_sample=False,
             num_beams=1,

@@ -6,13 +6,13 @@ from util.results import markdown_table
 # What a system's time to another's should not exceed, for T5-small's shape: (batch, system, other, aim),
 # where a system is (name, precision, schedule).
 _AIMS = [
-    (1, ("engine", "int8", "full"), ("generate", "float32", "full"), 0.075),
-    (1, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.25),
-    (1, ("engine", "int8", "1/3"), ("generate", "float32", "full"), 0.035),
+    *((1, ("engine", own, "full"), ("generate", "float32", "full"), 0.075) for own in ("int8", "w8a8")),
+    *((1, ("engine", own, "full"), ("ctranslate2", "int8", "full"), 0.25) for own in ("int8", "w8a8")),
+    *((1, ("engine", own, "1/3"), ("generate", "float32", "full"), 0.035) for own in ("int8", "w8a8")),
     (1, ("engine", "float32", "full"), ("ctranslate2", "float32", "full"), 0.80),
     (1, ("engine", "int4", "full"), ("engine", "int8", "full"), 0.75),
-    (8, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.4),
-    (32, ("engine", "int8", "full"), ("ctranslate2", "int8", "full"), 0.6),
+    *((8, ("engine", own, "full"), ("ctranslate2", "int8", "full"), 0.4) for own in ("int8", "w8a8")),
+    *((32, ("engine", own, "full"), ("ctranslate2", "int8", "full"), 0.6) for own in ("int8", "w8a8")),
 ]
 _RAGGED_AIM, _FLOOR_AIM, _STREAM_AIM = 0.5, 1.3, 0.7
 

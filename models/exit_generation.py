@@ -63,8 +63,8 @@ class ExitGeneration(Family):
         `return_dict_in_generate=True` the result holds exit layers and confidences,
         see `models.generation.EarlyExitOutput`.
 
-        engine_precision: what the engine computes in, encoder included: "float32", "bfloat16", "int8" or
-        None for the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
+        engine_precision: what the engine computes in, encoder included, of `early_exit.PRECISIONS`; None for
+        the type that the model is in. It goes with an exit policy; `ExitPolicy()` is full depth.
 
         audit: decodes a random share of the prompts at full depth too and tells a monitor of the difference.
         """

@@ -25,6 +25,7 @@ PRECISIONS: dict[str, Precision] = {
     "float32": Precision(weight_bytes=4, head_bytes=4),
     "bfloat16": Precision(weight_bytes=2, head_bytes=2),
     "int8": Precision(weight_bytes=1, head_bytes=1, native=True),
+    "w8a8": Precision(weight_bytes=1, head_bytes=1, native=True),  # inputs have 8 bits too, but of the head
     "int4": Precision(weight_bytes=17 / 32, head_bytes=1, native=True),  # 32 weights share a scale of a byte
 }
 

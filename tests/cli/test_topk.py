@@ -20,7 +20,7 @@ def results(folder):
     return json.loads((folder / "all_results.json").read_text())
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "w8a8"])
 def test_a_screened_head_evaluates_as_the_whole_one(model, tmp_path, precision):
     folders = {name: tmp_path / name for name in ("whole", "screened")}
     for name, folder in folders.items():

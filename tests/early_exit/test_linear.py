@@ -58,6 +58,34 @@ def test_int8_is_the_product_with_rounded_weights(rows, inner, outer, seed):
 
 
 @needs_native
+@given(**sizes, seed=st.integers(0, 99), shift=st.sampled_from([-3.0, 0.0, 3.0]))
+def test_w8a8_is_the_product_with_256_levels_from_the_least_input_on(rows, inner, outer, seed, shift):
+    """Each input is off by at most half a level, of a weight that is rounded as int8's."""
+    inputs, weight = rows_of_different_size(rows, inner, outer, seed)
+    inputs = inputs + shift * inputs.std(1, correction=0, keepdim=True)
+    rounded = rounded_to_int8(weight).double()
+    error = pack(weight, "w8a8")(inputs).double() - inputs.double() @ rounded.T
+    span = inputs.clamp(min=0).amax(1).double() - inputs.clamp(max=0).amin(1).double()
+    allowed = span[:, None] / 255 / 2 * rounded.abs().sum(1)
+    assert (error.abs() <= 1.0001 * allowed + 1e-9 * inputs.double().norm(dim=1, keepdim=True)).all()
+
+
+@needs_native
+@given(**sizes, seed=st.integers(0, 99))
+def test_w8a8_is_exact_in_its_integers(rows, inner, outer, seed):
+    """Bit for bit, so that processors with 8-bit products and others write the same texts."""
+    inputs, weight = rows_of_different_size(rows, inner, outer, seed)
+    least, most = inputs.clamp(max=0).amin(1, keepdim=True), inputs.clamp(min=0).amax(1, keepdim=True)
+    step = 255 / (most - least)
+    zero = (-least * step + 0.5).floor()
+    levels = (inputs * step + (zero + 0.5)).floor().clamp(max=255) - zero
+    scales = weight.abs().amax(1, keepdim=True) / 127
+    sums = levels.long() @ (weight / scales).round().long().T
+    expected = sums.float() * (scales.T * ((most - least) / 255))
+    assert torch.equal(pack(weight, "w8a8")(inputs), expected)
+
+
+@needs_native
 @given(**sizes, seed=st.integers(0, 99))
 def test_int4_is_close_to_the_product_in_every_row(rows, inner, outer, seed):
     """A group of 32 weights is rounded to 16 levels: each by at most half of one, 1/12 of the largest."""
@@ -112,7 +140,7 @@ def test_inputs_of_another_width_are_refused():
 def test_precisions_that_a_device_lacks_fall_back_with_a_warning(monkeypatch):
     cpu = torch.device("cpu")
     with pytest.raises(
-        ValueError, match="unknown engine precision 'int3'; known: float32, bfloat16, int8, int4"
+        ValueError, match="unknown engine precision 'int3'; known: float32, bfloat16, int8, w8a8, int4"
     ):
         usable_precision("int3", cpu)
     with pytest.warns(UserWarning, match="no int8 kernels on cuda"):

@@ -105,7 +105,7 @@ def test_torch_kernels_equal_the_reference(rows, seed, data):
 @given(
     measure=st.sampled_from(["softmax", "softmax_max"]), threshold=st.floats(0, 0.5), seed=st.integers(0, 99)
 )
-@pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "w8a8", "int4"])
 def test_the_compiled_loop_equals_single_steps_in_every_precision(precision, measure, threshold, seed):
     """Processors that change nothing take the same kernels step by step."""
     options = {

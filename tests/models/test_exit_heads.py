@@ -125,7 +125,7 @@ def test_decoding_at_full_depth_sees_the_confidences_of_training(name):
         assert decoded.max_stay_confidence.item() == pytest.approx(highest.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8", "w8a8"])
 def test_heads_compute_in_every_precision(precision):
     model, inputs = tiny_model(), source_batch(4, 6)
     for name in HEADS:

@@ -17,7 +17,9 @@ FULL_DEPTH = ExitPolicy()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.4), ("int8", 0.4)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.4), ("int8", 0.4), ("w8a8", 0.4)]
+)
 @pytest.mark.parametrize("sources", [1, 3])
 @torch.no_grad()
 def test_encoders_encode_as_the_model_does(family, precision, tolerance, sources):

@@ -146,7 +146,7 @@ def test_masks_with_holes_left_padding_and_nothing_in_them(policy, streams):
         assert row.tokens[-1] in options["eos_token_id"] or len(row.tokens) == 8
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize("precision", ["int8", "w8a8", "bfloat16"])
 def test_other_precisions(precision):
     model, policy = MODELS["t5 v1.1"], ExitPolicy(measure="softmax", threshold=0.2)
     options, sources = {"max_length": 9}, sources_of(source_batch(7, 9))
@@ -155,7 +155,7 @@ def test_other_precisions(precision):
     for row, source in zip(texts.rows, sources, strict=True):
         tokens, *_ = decode_alone(model, source, policy, engine_precision=precision, **options)
         same += row.tokens == tokens.tolist()
-    assert same == 7 if precision == "int8" else same >= 5  # bfloat16 rounds by the order of its sums
+    assert same >= 5 if precision == "bfloat16" else same == 7  # it rounds by the order of its sums
 
 
 @pytest.mark.parametrize("knob", [{"top_k": 5}, {"screen": True}], ids=lambda knob: next(iter(knob)))

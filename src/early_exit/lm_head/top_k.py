@@ -6,6 +6,7 @@ from torch import Tensor
 
 from early_exit.decoding.kv_cache import on_device
 from early_exit.kernels.interface import Items, Kernels
+from early_exit.linear import PRECISIONS
 from early_exit.lm_head.full import FullHead, Reading, chosen
 from early_exit.lm_head.scores import KnownLogits, LayerScores
 
@@ -64,7 +65,7 @@ class TopKHead(FullHead):
         ids = self._ids[on_device(reading.items.slots, states.device)]  # [n, K]
         if self._top_k == self._vocabulary:
             return kernels.logits(states)
-        cheap_head = kernels.precision in ("int8", "int4")  # its products cost less than gathering rows
+        cheap_head = PRECISIONS[kernels.precision].head_bytes == 1  # its products cost less than gathering
         if cheap_head or ids.numel() > _GATHER_BELOW * self._vocabulary:
             return kernels.logits(states).gather(1, ids)
         rows = kernels.tensors.head[ids].to(kernels.dtype)  # [n, K, d_model]

@@ -40,10 +40,13 @@ inline void score(const float* query, const Value* keys, size_t stride, const fl
 
 // scores [count] become exp(score − largest); returns one over their sum.
 inline float exponentials(float* scores, int count) {
-  float most = scores[0];
-  for (int i = 1; i < count; i++) most = scores[i] > most ? scores[i] : most;
-  Floats totals = {};
+  Floats highest = all(scores[0]);
   int i = 0;
+  for (; i + WIDTH <= count; i += WIDTH) highest = larger(load(scores + i), highest);
+  float most = largest(highest);
+  for (; i < count; i++) most = scores[i] > most ? scores[i] : most;
+  Floats totals = {};
+  i = 0;
   for (; i + WIDTH <= count; i += WIDTH) {
     const Floats shares = exponential(load(scores + i) - most);
     totals += shares;

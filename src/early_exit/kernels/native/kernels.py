@@ -33,9 +33,9 @@ WORTH_SCREENING = 2**19  # weights of an LM head from which on its int8 copy fin
 
 
 class NativeKernels:
-    """A decoder's arithmetic in one precision, "float32", "bfloat16", "int8" or "int4". int8 and int4 are
-    the weights' types: inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale
-    for each item. The LM head and the adapters of an int4 decoder are in int8."""
+    """A decoder's arithmetic in one of `early_exit.linear.PRECISIONS`. int8 and int4 are the weights' types:
+    inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale for each item.
+    w8a8 rounds inputs to 8 bits. The LM head and the adapters of int4 and w8a8 are in int8."""
 
     fuses_top = True
 
@@ -53,7 +53,7 @@ class NativeKernels:
             raise MemoryError("the kernels have no memory left")
         finalize(self, self._library.ee_free_decoder, self.decoder)
         pack_layers(tensors, precision, self._library.ee_set_decoder_matrix, self.decoder)
-        self.head_precision = "int8" if precision == "int4" else precision
+        self.head_precision = "int8" if precision in ("int4", "w8a8") else precision
         head, kind = self.folded_head(), KINDS[self.head_precision]
         check(self._library.ee_set_head(self.decoder, kind, head.data_ptr(), *head.shape))
         self.head = NativeHead(self._library.ee_head(self.decoder), len(head), spec.norm_epsilon)

@@ -12,7 +12,7 @@ from torch import Tensor
 from early_exit.kernels.interface import StackSpec
 from early_exit.kernels.native.build import BuildError, built_library
 
-KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
+KINDS = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3, "w8a8": 4}
 ACTIVATIONS = {"relu": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "silu": 3, "swish": 3}
 _NO_MEMORY, THERE_ALREADY = 1, 2
 

@@ -1,29 +1,12 @@
 #include "matrix.h"
 
 #include <algorithm>
-#include <limits>
 
+#include "integers.h"
 #include "simd.h"
 
 namespace early_exit {
 namespace {
-
-// The largest magnitude of some values, not 0; false where one is not finite.
-bool magnitude(const float* values, int count, float* most) {
-  Floats highest = all(SMALLEST);
-  Ints bad = {};
-  for (int i = 0; i < count; i += WIDTH) {
-    Floats value = load_some(values + i, count - i);
-    value = larger(value, -value);
-    highest = larger(value, highest);
-    bad |= ~(value <= all(std::numeric_limits<float>::max()));
-  }
-  *most = largest(highest);
-  for (int lane = 0; lane < WIDTH; lane++) {
-    if (bad[lane] != 0) return false;
-  }
-  return true;
-}
 
 // Weights are read once for few items, and from memory: so far ahead that they are there in time. The processor's own
 // prefetching stops at every page.
@@ -51,66 +34,6 @@ void multiply_floats(const Weight* weights, int width, const float* inputs, floa
     store(results[item] + WIDTH, sums[item][1]);
   }
 }
-
-// Pairs of integers, by the pair's input of each item: sums[item][half] holds eight outputs.
-#if defined(__AVX2__)
-typedef __m256i Pairs;
-inline Pairs pair_of(const int16_t* inputs) {
-  int32_t both;
-  memcpy(&both, inputs, sizeof both);
-  return _mm256_set1_epi32(both);
-}
-inline Pairs weights_of(const int8_t* eight_outputs) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)eight_outputs));
-}
-inline void add_products(Ints& sum, Pairs weights, Pairs inputs) {
-#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-  sum = (Ints)_mm256_dpwssd_epi32((__m256i)sum, weights, inputs);
-#elif defined(__AVXVNNI__)
-  sum = (Ints)_mm256_dpwssd_avx_epi32((__m256i)sum, weights, inputs);
-#else
-  sum += (Ints)_mm256_madd_epi16(weights, inputs);
-#endif
-}
-struct Nibbles {
-  Pairs of[4];
-  explicit Nibbles(const uint8_t* four_inputs) {
-    const __m256i words = _mm256_loadu_si256((const __m256i*)four_inputs), mask = _mm256_set1_epi16(15);
-    of[0] = _mm256_and_si256(words, mask);
-    of[1] = _mm256_and_si256(_mm256_srli_epi16(words, 4), mask);
-    of[2] = _mm256_and_si256(_mm256_srli_epi16(words, 8), mask);
-    of[3] = _mm256_srli_epi16(words, 12);
-  }
-};
-#else
-struct Pairs {
-  int16_t of[2 * WIDTH];
-};
-inline Pairs pair_of(const int16_t* inputs) {
-  Pairs pairs;
-  for (int i = 0; i < 2 * WIDTH; i++) pairs.of[i] = inputs[i % 2];
-  return pairs;
-}
-inline Pairs weights_of(const int8_t* eight_outputs) {
-  Pairs pairs;
-  for (int i = 0; i < 2 * WIDTH; i++) pairs.of[i] = eight_outputs[i];
-  return pairs;
-}
-inline void add_products(Ints& sum, const Pairs& weights, const Pairs& inputs) {
-  for (int i = 0; i < WIDTH; i++) {
-    sum[i] += weights.of[2 * i] * inputs.of[2 * i] + weights.of[2 * i + 1] * inputs.of[2 * i + 1];
-  }
-}
-struct Nibbles {
-  Pairs of[4];
-  explicit Nibbles(const uint8_t* four_inputs) {
-    for (int word = 0; word < 2 * WIDTH; word++) {
-      const int both = four_inputs[2 * word] | four_inputs[2 * word + 1] << 8;
-      for (int nibble = 0; nibble < 4; nibble++) of[nibble].of[word] = (int16_t)(both >> 4 * nibble & 15);
-    }
-  }
-};
-#endif
 
 inline Floats as_floats(Ints values) { return __builtin_convertvector(values, Floats); }
 
@@ -140,6 +63,32 @@ void multiply_int8(const Matrix& matrix, const int16_t* inputs, const float* fac
   }
   for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
 }
+
+#if EARLY_EXIT_QUADS
+template <int ITEMS>
+void multiply_w8a8(const Matrix& matrix, const uint8_t* inputs, const int32_t* zeros, const float* factors, int panel,
+                   float (*results)[PANEL]) {
+  const int width = matrix.padded_inputs;
+  const int8_t* weights = (const int8_t*)matrix.weights.get() + (size_t)panel * width * PANEL;
+  Ints sums[ITEMS][2], of_weights[2];
+  memcpy(of_weights, matrix.sums.data() + (size_t)panel * PANEL, sizeof of_weights);
+  for (int item = 0; item < ITEMS; item++) {
+    for (int half = 0; half < 2; half++) sums[item][half] = of_weights[half] * -zeros[item];
+  }
+#pragma GCC unroll 4
+  for (int input = 0; input < width; input += 4) {
+    fetch_ahead<ITEMS>(weights + (size_t)input * PANEL);
+    const Ints low = quads_of(weights + (size_t)input * PANEL);
+    const Ints high = quads_of(weights + (size_t)input * PANEL + 4 * WIDTH);
+    for (int item = 0; item < ITEMS; item++) {
+      const Ints values = quad_of(inputs + (size_t)input * ITEMS + 4 * item);
+      add_quads(sums[item][0], low, values);
+      add_quads(sums[item][1], high, values);
+    }
+  }
+  for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
+}
+#endif
 
 template <int ITEMS>
 void multiply_int4(const Matrix& matrix, const int16_t* inputs, const float* factors, const int32_t* group_sums,
@@ -185,6 +134,11 @@ void multiply_some(const Matrix& matrix, const Prepared& inputs, int first, int 
     case Kind::BFLOAT16:
       return multiply_floats<ITEMS>((const uint16_t*)matrix.weights.get() + weight, matrix.inputs,
                                     inputs.floats.data() + place, results);
+    case Kind::W8A8:
+#if EARLY_EXIT_QUADS
+      return multiply_w8a8<ITEMS>(matrix, inputs.levels.data() + place, inputs.zeros.data() + first,
+                                  inputs.scales.data() + first, panel, results);
+#endif
     case Kind::INT8:
       return multiply_int8<ITEMS>(matrix, inputs.integers.data() + place, inputs.scales.data() + first, panel,
                                   results);
@@ -195,61 +149,6 @@ void multiply_some(const Matrix& matrix, const Prepared& inputs, int first, int 
 }
 
 }  // namespace
-
-void Prepared::resize(const Matrix& matrix, int count) {
-  kind = matrix.kind;
-  items = count;
-  padded_inputs = matrix.padded_inputs;
-  const size_t size = (size_t)items * padded_inputs;
-  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) {
-    floats.resize(size);
-    return;
-  }
-  integers.resize(size);
-  scales.resize(items);
-  if (kind == Kind::INT4) group_sums.resize(size / GROUP);
-}
-
-void Prepared::set(const Matrix& matrix, int item, const float* values, float factor) {
-  const int width = padded_inputs, tile = item / TILE * TILE, together = std::min(TILE, items - tile);
-  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) {
-    float* own = floats.data() + (size_t)tile * width + item - tile;
-    for (int i = 0; i < width; i++) own[(size_t)i * together] = values[i] * factor;
-    return;
-  }
-  float most;
-  const bool finite = magnitude(values, matrix.inputs, &most);
-  scales[item] = finite ? most * factor / (float)matrix.levels : std::numeric_limits<float>::quiet_NaN();
-  const float step = finite ? (float)matrix.levels / most : 0;
-  static thread_local std::vector<int16_t> rounded;
-  rounded.assign(up_to_multiple(width, WIDTH), 0);
-  for (int i = 0; finite && i < matrix.inputs; i += WIDTH) {
-    const Floats value = load_some(values + i, matrix.inputs - i) * step;
-    const Floats half = choose(value < all(0), all(-0.5f), all(0.5f));
-    const Shorts whole = __builtin_convertvector(__builtin_convertvector(value + half, Ints), Shorts);
-    memcpy(rounded.data() + i, &whole, sizeof whole);
-  }
-  int16_t* own = integers.data() + (size_t)tile * width + 2 * (item - tile);
-  for (int i = 0; i < width; i += 2) memcpy(own + (size_t)i * together, rounded.data() + i, 2 * sizeof(int16_t));
-  if (kind != Kind::INT4) return;
-  for (int group = 0; group < width / GROUP; group++) {
-    int32_t total = 0;
-    for (int k = 0; k < GROUP; k++) total += rounded[group * GROUP + k];
-    group_sums[(size_t)item * (width / GROUP) + group] = total;
-  }
-}
-
-float Prepared::rounding_error(const Matrix& matrix, int item, const float* values) const {
-  if (kind == Kind::FLOAT32 || kind == Kind::BFLOAT16) return 0;
-  const int tile = item / TILE * TILE, together = std::min(TILE, items - tile);
-  const int16_t* own = integers.data() + (size_t)tile * padded_inputs + 2 * (item - tile);
-  double total = 0;
-  for (int i = 0; i < matrix.inputs; i++) {
-    const double rounded = (double)own[(size_t)(i / 2) * 2 * together + i % 2] * scales[item];
-    total += (values[i] - rounded) * (values[i] - rounded);
-  }
-  return (float)std::sqrt(total);
-}
 
 void multiply_panel(const float* weights, int width, const float* inputs, int items, float (*results)[PANEL]) {
   switch (items) {

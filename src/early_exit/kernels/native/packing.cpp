@@ -2,13 +2,21 @@
 #include <cmath>
 #include <limits>
 
+#include "integers.h"
 #include "matrix.h"
 #include "simd.h"
 
 namespace early_exit {
 namespace {
 
-int at_once(Kind kind) { return kind == Kind::INT4 ? GROUP : kind == Kind::INT8 ? 2 : 1; }
+int at_once(Kind kind) {
+  switch (kind) {
+    case Kind::INT4: return GROUP;
+    case Kind::INT8: return 2;
+    case Kind::W8A8: return QUADS ? 4 : 2;
+    default: return 1;
+  }
+}
 
 float largest_magnitude(const float* values, int count) {
   float most = 0;
@@ -17,9 +25,9 @@ float largest_magnitude(const float* values, int count) {
 }
 
 // Sums of `inputs` products of weights of at most `weight`, in 32 bits.
-int levels_for(int inputs, int weight) {
+int levels_for(int inputs, int weight, int most = 8191) {
   const double room = 2147483647.0 / ((double)weight * inputs);
-  return (int)(room < 8191 ? room : 8191);
+  return (int)(room < most ? room : most);
 }
 
 void pack_floats(Matrix& matrix, const float* weights) {
@@ -38,10 +46,13 @@ void pack_floats(Matrix& matrix, const float* weights) {
   }
 }
 
-// Pairs of inputs: [panel][pair][output][2].
+// Pairs of inputs, or quads: [panel][pair][output][2].
 void pack_int8(Matrix& matrix, const float* weights) {
   constexpr int LEVELS = 127;
-  matrix.levels = levels_for(matrix.padded_inputs, LEVELS);
+  const bool short_inputs = matrix.kind == Kind::W8A8;
+  const int together = at_once(matrix.kind);
+  matrix.levels = levels_for(matrix.padded_inputs, LEVELS, short_inputs ? 255 : 8191);
+  if (short_inputs) matrix.sums.resize((size_t)matrix.panels * PANEL);
   matrix.weights = zeros<char>((size_t)matrix.panels * matrix.padded_inputs * PANEL);
   int8_t* packed = (int8_t*)matrix.weights.get();
   for (int output = 0; output < matrix.outputs; output++) {
@@ -55,7 +66,9 @@ void pack_int8(Matrix& matrix, const float* weights) {
         matrix.scales[output] = std::numeric_limits<float>::quiet_NaN();
         continue;
       }
-      panel[(input / 2 * PANEL + output % PANEL) * 2 + input % 2] = (int8_t)std::lrint(row[input] / scale);
+      const int8_t level = (int8_t)std::lrint(row[input] / scale);
+      panel[(input / together * PANEL + output % PANEL) * together + input % together] = level;
+      if (short_inputs) matrix.sums[output] += level;
     }
   }
 }
@@ -133,7 +146,7 @@ Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
       panels((outputs + PANEL - 1) / PANEL),
       padded_inputs(up_to_multiple(inputs, at_once(kind))),
       scales((size_t)panels * PANEL) {
-  if (kind == Kind::INT8) {
+  if (kind == Kind::INT8 || kind == Kind::W8A8) {
     pack_int8(*this, values);
   } else if (kind == Kind::INT4) {
     pack_int4(*this, values);
@@ -143,7 +156,7 @@ Matrix::Matrix(Kind kind, const float* values, int outputs, int inputs)
 }
 
 double Matrix::bytes() const {
-  const double each = kind == Kind::FLOAT32 ? 4 : kind == Kind::BFLOAT16 ? 2 : kind == Kind::INT8 ? 1 : 0.5;
+  const double each = kind == Kind::FLOAT32 ? 4 : kind == Kind::BFLOAT16 ? 2 : kind == Kind::INT4 ? 0.5 : 1;
   return each * panels * PANEL * padded_inputs + (kind == Kind::INT4 ? 1.0 * panels * PANEL * padded_inputs / GROUP : 0);
 }
 
