@@ -3,7 +3,7 @@
 # set a model whose exits were trained (E2E_MODEL with 6 decoder layers, on its own texts; MULTI30K_MODEL with 12;
 # trained by benchmarks/e2e.sh and benchmarks/multi30k.sh where they are absent) gets the width and vocabulary of SHAPE
 # (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of decoding and
-# thresholds, in int8, and is then timed beside all others. What an earlier call has finished is reused.
+# thresholds, in each of PRECISIONS, and is then timed beside all others. What an earlier call has finished is reused.
 #   SETS="e2e multi30k" RECORDS="300 300 100" BATCHES="1 8 32" bash benchmarks/headline.sh
 # RECORDS: one number, or one for each of BATCHES.
 set -euo pipefail
@@ -21,6 +21,7 @@ BUSY_RECORDS=${BUSY_RECORDS-30}  # of the run beside a busy process, one text at
 E2E_MODEL=${E2E_MODEL:-save/e2e-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k}  # own texts cost it quality: docs/training.md
 SHAPE=${SHAPE:-t5-small}  # whose cost the models get; or t5-base
+PRECISIONS=${PRECISIONS:-int8,w8a8}  # that calibrations choose from; w8a8 is faster on processors with VNNI
 HEADS=${HEADS:-}          # exit heads to train and time beside softmax, such as MLP
 
 settings() {  # data set: its files, flags and calibration
@@ -68,9 +69,9 @@ calibrate() {  # consistency, its loss, deltas
   MODEL=$FOLDER/$name/wide TASK=$task VALIDATION_FILE=$calibrate SOURCE_PREFIX=$prefix OUTPUT_DIR=$output \
     MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 EVAL_BATCH_SIZE=8 SAMPLES=$samples HELD_OUT=$held_out \
     SOURCE_LANG=${languages[1]:-} TARGET_LANG=${languages[3]:-} MIN_LAYER=$min_layer \
-    CONSISTENCY=$1 DELTAS=$3 GRID=$grid TEXT_FILE=$FOLDER/$name/texts.sqlite \
+    CONSISTENCY=$1 DELTAS=$3 GRID="engine_precision=$PRECISIONS $grid" TEXT_FILE=$FOLDER/$name/texts.sqlite \
     THRESHOLDS=$thresholds bash calibration_run.sh --calibrate_loss "$2" \
-    --shortlist "$shortlist" --shortlist_at_full_depth True --engine_precision int8 --calibrate_test chains \
+    --shortlist "$shortlist" --shortlist_at_full_depth True --calibrate_test chains \
     --use_cpu --report_to none
 }
 
