@@ -97,10 +97,15 @@ def drafts(name: str) -> Callable[[], str]:
     return lambda: drafts_table(load(name)["rows"])
 
 
-def speed() -> str:
-    """Time of a token by system, and what was aimed at."""
-    results = load("decode_speed/native-t5-small")
-    return f"{speed_table(results['rows'])}\n\n{aims_table(results['aims'])}"
+def speed(*names: str) -> Callable[[], str]:
+    """Time of a token by system, and what was aimed at. names: of files of `decode_speed.py`."""
+
+    def table() -> str:
+        runs = [load(f"decode_speed/{name}") for name in names]
+        rows, aims = ([each for run in runs for each in run[part]] for part in ("rows", "aims"))
+        return f"{speed_table(rows)}\n\n{aims_table(aims)}"
+
+    return table
 
 
 def quality_and_speed(quality: str, *names: str) -> Callable[[], str]:
@@ -176,7 +181,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": sweep("demo/sweep"),
     "e2e": sweep("e2e/sweep"),
     "measures": sweep("confidence_e2e/sweep"),
-    "speed": speed,
+    "speed": speed("native-t5-small"),
+    "speed_vnni": speed("vnni-t5-small", "vnni-t5-small-batch8", "vnni-t5-small-batch32"),
     "speed_and_quality": quality_and_speed("rougeL", "e2e", "e2e-batch32"),
     "speed_and_quality_t5_base": quality_and_speed("rougeL", "e2e-t5-base"),
     "speed_and_quality_second": quality_and_speed("rougeL", "e2e-second"),

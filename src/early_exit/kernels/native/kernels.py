@@ -35,7 +35,8 @@ WORTH_SCREENING = 2**19  # weights of an LM head from which on its int8 copy fin
 class NativeKernels:
     """A decoder's arithmetic in one of `early_exit.linear.PRECISIONS`. int8 and int4 are the weights' types:
     inputs are rounded to integers of 11 to 13 bits, by the product's length, with a scale for each item.
-    w8a8 rounds inputs to 8 bits. The LM head and the adapters of int4 and w8a8 are in int8."""
+    w8a8 rounds inputs to 8 bits, and keys and values to bfloat16. The LM head and the adapters of int4 and
+    w8a8 are in int8."""
 
     fuses_top = True
 
@@ -43,7 +44,7 @@ class NativeKernels:
         spec = tensors.spec
         self.tensors, self.precision = tensors, precision
         self.device = torch.device("cpu")
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.dtype = torch.bfloat16 if precision in ("bfloat16", "w8a8") else torch.float32
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon))
         self.embedding = floats(tensors.embedding)
         self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
