@@ -8,9 +8,9 @@ Called by own_text.sh. "start" is the first model, other variants are folders of
 each: full depth's ROUGE-L (of translations: BLEU), and that of each static exit; the share of its own text's
 tokens that each exit, teacher-forced, chooses too; for each δ (textual, ε = 0.05, all records) the layers of
 the certified softmax threshold, with propagated states and with exact keys and values (parallel drafts);
-the layers that exact drafts from layer 1 read for a token, and how many tokens a check of them gives; and
-how far full depth's texts are from the start's, in 1 − ROUGE-L. A JSON file a variant, which is not measured
-again, a table of all, and a picture of how often the exits agree.
+the layers that exact drafts from layer 1 read for a token, and how many tokens a check of them gives; and,
+of what was trained on from the start, how far full depth's texts are from the start's, in 1 − ROUGE-L. A JSON
+file a variant, which is not measured again, a table of all, and a picture of how often the exits agree.
 """
 
 import argparse
@@ -143,13 +143,13 @@ def main() -> None:
             row = {"variant": variant, **figures(measured), **provenance(SEED, "cpu"), **scoring_rules()}
             row |= data.task.rules()
             row["training"] = read_json(Path(folder) / "train_results.json")
-        if "full_depth_loss_to_start" not in row:
+        if "full_depth_loss_to_start" not in row and not variant.startswith("plain"):
             start = start or checkpoint(options.start).texts(ExitPolicy())
             own = (measured or checkpoint(folder)).texts(ExitPolicy())
             far = [1 - rouge_l(*pair) for pair in zip(own, start, strict=True)]
             row["full_depth_loss_to_start"] = sum(far) / len(far)
-            write_json(path, row)
-        rows[variant] = read_json(path)
+        write_json(path, row)
+        rows[variant] = row
         write_text(options.results / "table.md", table_of(rows) + "\n")
     picture_of(rows).savefig(options.results / "agreement.png", dpi=160)
     print(table_of(rows))
