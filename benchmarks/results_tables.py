@@ -189,7 +189,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_and_quality_multi30k": quality_and_speed("bleu", "multi30k"),
     "multi30k": multi30k,
     "own_text": own_text("own_text", "plain", "plain_adapters"),
-    "own_text_multi30k": own_text("multi30k_own_text"),
+    "own_text_multi30k": own_text("multi30k_own_text", "plain", "plain_adapters"),
     "guarantee": guarantee,
     "confidence_cost": plain(
         "confidence_cost/t5-small",
