@@ -68,25 +68,37 @@ struct Nibbles {
 };
 #endif
 
+// Two inputs at a time, in 16 bits.
+struct InPairs {
+  using Input = int16_t;
+  static constexpr int AT_ONCE = 2;
+  static Pairs weights(const int8_t* eight_outputs) { return weights_of(eight_outputs); }
+  static Pairs inputs(const int16_t* of_item) { return pair_of(of_item); }
+  static void add(Ints& sum, const Pairs& weights, const Pairs& inputs) { add_products(sum, weights, inputs); }
+};
+
 // Whether one instruction sums four products of a weight in 8 bits and an input of 0 to 255.
 #if (defined(__AVX512VNNI__) && defined(__AVX512VL__)) || defined(__AVXVNNI__)
 #define EARLY_EXIT_QUADS 1
 constexpr bool QUADS = true;
-inline Ints quad_of(const uint8_t* inputs) {
-  int32_t four;
-  memcpy(&four, inputs, sizeof four);
-  return (Ints)_mm256_set1_epi32(four);
-}
-inline Ints quads_of(const int8_t* eight_outputs) {
-  return (Ints)_mm256_loadu_si256((const __m256i*)eight_outputs);
-}
-inline void add_quads(Ints& sum, Ints weights, Ints inputs) {
+// Four inputs at a time, levels from 0.
+struct InQuads {
+  using Input = uint8_t;
+  static constexpr int AT_ONCE = 4;
+  static __m256i weights(const int8_t* eight_outputs) { return _mm256_loadu_si256((const __m256i*)eight_outputs); }
+  static __m256i inputs(const uint8_t* of_item) {
+    int32_t four;
+    memcpy(&four, of_item, sizeof four);
+    return _mm256_set1_epi32(four);
+  }
+  static void add(Ints& sum, __m256i weights, __m256i inputs) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
-  sum = (Ints)_mm256_dpbusd_epi32((__m256i)sum, (__m256i)inputs, (__m256i)weights);
+    sum = (Ints)_mm256_dpbusd_epi32((__m256i)sum, inputs, weights);
 #else
-  sum = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)inputs, (__m256i)weights);
+    sum = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, inputs, weights);
 #endif
-}
+  }
+};
 #else
 constexpr bool QUADS = false;
 #endif

@@ -44,49 +44,44 @@ inline void scale(const Matrix& matrix, int panel, float factor, const Ints* sum
   }
 }
 
-template <int ITEMS>
-void multiply_int8(const Matrix& matrix, const int16_t* inputs, const float* factors, int panel,
-                   float (*results)[PANEL]) {
+// Products of weights in 8 bits, added to `sums`. Step: how many inputs are multiplied at once, and how.
+// Inlined, so that sums are in registers.
+template <int ITEMS, class Step>
+inline __attribute__((always_inline)) void multiply_bytes(const Matrix& matrix, const typename Step::Input* inputs, const float* factors, int panel,
+                    Ints (*sums)[2], float (*results)[PANEL]) {
   const int width = matrix.padded_inputs;
   const int8_t* weights = (const int8_t*)matrix.weights.get() + (size_t)panel * width * PANEL;
-  Ints sums[ITEMS][2] = {};
 #pragma GCC unroll 4
-  for (int input = 0; input < width; input += 2) {
+  for (int input = 0; input < width; input += Step::AT_ONCE) {
     fetch_ahead<ITEMS>(weights + (size_t)input * PANEL);
-    const Pairs low = weights_of(weights + (size_t)input * PANEL);
-    const Pairs high = weights_of(weights + (size_t)input * PANEL + 2 * WIDTH);
+    const auto low = Step::weights(weights + (size_t)input * PANEL);
+    const auto high = Step::weights(weights + (size_t)input * PANEL + Step::AT_ONCE * WIDTH);
     for (int item = 0; item < ITEMS; item++) {
-      const Pairs values = pair_of(inputs + (size_t)input * ITEMS + 2 * item);
-      add_products(sums[item][0], low, values);
-      add_products(sums[item][1], high, values);
+      const auto values = Step::inputs(inputs + (size_t)input * ITEMS + Step::AT_ONCE * item);
+      Step::add(sums[item][0], low, values);
+      Step::add(sums[item][1], high, values);
     }
   }
   for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
+}
+
+template <int ITEMS>
+void multiply_int8(const Matrix& matrix, const int16_t* inputs, const float* factors, int panel,
+                   float (*results)[PANEL]) {
+  Ints sums[ITEMS][2] = {};
+  multiply_bytes<ITEMS, InPairs>(matrix, inputs, factors, panel, sums, results);
 }
 
 #if EARLY_EXIT_QUADS
 template <int ITEMS>
 void multiply_w8a8(const Matrix& matrix, const uint8_t* inputs, const int32_t* zeros, const float* factors, int panel,
                    float (*results)[PANEL]) {
-  const int width = matrix.padded_inputs;
-  const int8_t* weights = (const int8_t*)matrix.weights.get() + (size_t)panel * width * PANEL;
   Ints sums[ITEMS][2], of_weights[2];
   memcpy(of_weights, matrix.sums.data() + (size_t)panel * PANEL, sizeof of_weights);
   for (int item = 0; item < ITEMS; item++) {
     for (int half = 0; half < 2; half++) sums[item][half] = of_weights[half] * -zeros[item];
   }
-#pragma GCC unroll 4
-  for (int input = 0; input < width; input += 4) {
-    fetch_ahead<ITEMS>(weights + (size_t)input * PANEL);
-    const Ints low = quads_of(weights + (size_t)input * PANEL);
-    const Ints high = quads_of(weights + (size_t)input * PANEL + 4 * WIDTH);
-    for (int item = 0; item < ITEMS; item++) {
-      const Ints values = quad_of(inputs + (size_t)input * ITEMS + 4 * item);
-      add_quads(sums[item][0], low, values);
-      add_quads(sums[item][1], high, values);
-    }
-  }
-  for (int item = 0; item < ITEMS; item++) scale(matrix, panel, factors[item], sums[item], results[item]);
+  multiply_bytes<ITEMS, InQuads>(matrix, inputs, factors, panel, sums, results);
 }
 #endif
 

@@ -31,7 +31,7 @@ struct Matrix {
   Memory<char> weights;
   std::vector<float> scales;       // [panels · PANEL]
   Memory<uint8_t> group_scales;    // INT4: [panels, padded_inputs / GROUP, PANEL]
-  std::vector<int32_t> sums;       // W8A8: of an output's weights [panels · PANEL]
+  std::vector<int32_t> sums;       // W8A8 in quads: of an output's weights [panels · PANEL]
 
   Matrix() = default;
   // weights: [outputs, inputs].

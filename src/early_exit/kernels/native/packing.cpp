@@ -24,8 +24,10 @@ float largest_magnitude(const float* values, int count) {
   return most;
 }
 
+constexpr int MOST_LEVELS = 8191, LEVELS_OF_8_BITS = 255;
+
 // Sums of `inputs` products of weights of at most `weight`, in 32 bits.
-int levels_for(int inputs, int weight, int most = 8191) {
+int levels_for(int inputs, int weight, int most = MOST_LEVELS) {
   const double room = 2147483647.0 / ((double)weight * inputs);
   return (int)(room < most ? room : most);
 }
@@ -49,10 +51,10 @@ void pack_floats(Matrix& matrix, const float* weights) {
 // Pairs of inputs, or quads: [panel][pair][output][2].
 void pack_int8(Matrix& matrix, const float* weights) {
   constexpr int LEVELS = 127;
-  const bool short_inputs = matrix.kind == Kind::W8A8;
   const int together = at_once(matrix.kind);
-  matrix.levels = levels_for(matrix.padded_inputs, LEVELS, short_inputs ? 255 : 8191);
-  if (short_inputs) matrix.sums.resize((size_t)matrix.panels * PANEL);
+  const bool quads = together == 4;
+  matrix.levels = levels_for(matrix.padded_inputs, LEVELS, matrix.kind == Kind::W8A8 ? LEVELS_OF_8_BITS : MOST_LEVELS);
+  if (quads) matrix.sums.resize((size_t)matrix.panels * PANEL);
   matrix.weights = zeros<char>((size_t)matrix.panels * matrix.padded_inputs * PANEL);
   int8_t* packed = (int8_t*)matrix.weights.get();
   for (int output = 0; output < matrix.outputs; output++) {
@@ -68,7 +70,7 @@ void pack_int8(Matrix& matrix, const float* weights) {
       }
       const int8_t level = (int8_t)std::lrint(row[input] / scale);
       panel[(input / together * PANEL + output % PANEL) * together + input % together] = level;
-      if (short_inputs) matrix.sums[output] += level;
+      if (quads) matrix.sums[output] += level;
     }
   }
 }
