@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from benchmarks import onnx_peer
 from benchmarks.contention import neighbours
 from benchmarks.headline_systems import Records, System, engine_systems, peer_systems
 from benchmarks.headline_systems import build as build_system
@@ -245,7 +246,7 @@ def main() -> None:
     counts = options.records * (len(options.rows) if len(options.records) == 1 else 1)
     members = engine_systems(model.num_exits, options.shortlist, model.exit_heads)
     members += certified_systems(options.calibrations)
-    results, left_out = [], []
+    results, left_out = [], onnx_peer.missing()
     with Workers(build_system, options.threads) as workers, neighbours(options.neighbours):
         for rows, total in zip(options.rows, counts, strict=True):
             total = min(total, len(references))

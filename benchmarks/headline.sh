@@ -29,12 +29,12 @@ settings() {  # data set: its files, flags and calibration
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
       train=$DATA/e2e/train.json calibrate=$DATA/e2e/validation.json test=$calibrate
-      min_layer=1 samples=200 held_out=115 grid=${GRID:-verify=none,parallel,exact max_draft=16} shortlist=${SHORTLIST:-1000}
+      min_layer=1 samples=200 held_out=115 grid=${GRID:-verify=none,parallel,exact max_draft=16 static_exit_layer=none,3,4,5} shortlist=${SHORTLIST:-1000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
-      min_layer=2 samples=500 held_out=500 grid=${GRID:-verify=none,parallel,exact exit_min_layer=2,3 max_draft=16} shortlist=${SHORTLIST:-3000}
+      min_layer=3 samples=500 held_out=500 grid=${GRID:-verify=none,parallel,exact max_draft=16 static_exit_layer=none,4,6,8,10} shortlist=${SHORTLIST:-3000}
       thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 0.3" ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac

@@ -125,7 +125,7 @@ def peer_systems(rows: int) -> list[System]:
             for settings in ctranslate2_peer.candidates()
             if not ctranslate2_peer.is_last_resort(settings)
         ]
-    if onnx_peer.available():
+    if not onnx_peer.missing():
         peers += [System("onnxruntime"), System("onnxruntime", "int8")]
     return peers
 

@@ -21,9 +21,11 @@ from torch import Tensor
 PYTHON = "ONNX_PYTHON"
 
 
-def available() -> bool:
-    """Whether a Python for it is named."""
-    return bool(os.environ.get(PYTHON))
+def missing() -> list[dict[str, str]]:
+    """Where no Python for it is named, that it is left out: `system` and `reason`."""
+    if os.environ.get(PYTHON):
+        return []
+    return [{"system": "onnxruntime", "reason": f"{PYTHON} names no Python that has it"}]
 
 
 def decoder(

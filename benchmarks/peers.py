@@ -14,12 +14,10 @@ NAMES = ("ctranslate2", "onnxruntime")
 
 def best_peers(workers: Workers, names: list[str], setting: Setting) -> tuple[list[System], list[dict]]:
     """Peers in float32 and int8, and what was left out: `system` and `reason`. names: of `NAMES`."""
-    chosen, left_out = [], []
+    chosen, left_out = [], onnx_peer.missing() if "onnxruntime" in names else []
     for precision in ("float32", "int8"):
         for name in names:
-            if name == "onnxruntime" and not onnx_peer.available():
-                reason = f"{onnx_peer.PYTHON} names no Python that has it"
-                left_out.append({"system": f"{name} {precision}", "reason": reason})
+            if name == "onnxruntime" and onnx_peer.missing():
                 continue
             settings = ctranslate2_peer.candidates() if name == "ctranslate2" else [()]
             tried = [System(name, precision, settings=each) for each in settings]

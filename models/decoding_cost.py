@@ -5,6 +5,7 @@ import numpy as np
 from early_exit.confidence import get_measure
 from early_exit.kernels.native.kernels import WORTH_SCREENING
 from early_exit.linear import PRECISIONS, has_native
+from early_exit.policy import ExitPolicy
 from early_exit.setting import DecodingSetting
 
 
@@ -23,7 +24,7 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
     cost = cost + _adapter_bytes(model, setting, looks, layers)
     if measure is not None and measure.needs_exit_head:
         head = model.exit_heads[policy.measure].heads[0]
-        asked = looks - _deep(model, layers)  # at full depth there is nothing to decide
+        asked = looks - _last(model, policy, layers)  # at the last layer there is nothing to decide
         cost = cost + asked * size * sum(parameter.numel() for parameter in head.parameters())
     return cost
 
@@ -48,12 +49,18 @@ def _adapter_bytes(
     measure = setting.policy.measure
     asks = measure is not None and get_measure(measure).reads_lm_head
     size = model.config.d_model**2 * PRECISIONS[setting.precision].head_bytes
-    return ((looks if asks else 1) - _deep(model, layers)) * size
+    return ((looks if asks else 1) - _deep(model, setting.policy, layers)) * size
 
 
-def _deep(model, layers: np.ndarray) -> np.ndarray:
-    """The largest share of tokens that may go to full depth, the others leaving after one layer."""
-    return (layers - 1) / max(1, len(model.decoder.block) - 1)
+def _last(model, policy: ExitPolicy, layers: np.ndarray) -> np.ndarray:
+    """The largest share of tokens that may go to the last layer that is run, the others leaving after one."""
+    return (layers - 1) / max(1, policy.last_layer(len(model.decoder.block)) - 1)
+
+
+def _deep(model, policy: ExitPolicy, layers: np.ndarray) -> np.ndarray | float:
+    """The same of full depth."""
+    number = len(model.decoder.block)
+    return 0.0 if policy.last_layer(number) < number else _last(model, policy, layers)
 
 
 def _lm_head_bytes(
@@ -63,7 +70,7 @@ def _lm_head_bytes(
     policy, size = setting.policy, PRECISIONS[setting.precision].head_bytes
     vocabulary, d_model = model.lm_head.weight.shape
     whole, screened = vocabulary * d_model * size, vocabulary * d_model * PRECISIONS["int8"].weight_bytes
-    deep = _deep(model, layers)
+    deep, last = _deep(model, policy, layers), _last(model, policy, layers)
     token = screened if policy.screen or _finds_tokens_through_a_copy(model, setting.precision) else whole
     if policy.shortlist is not None:
         asks = policy.measure is not None and get_measure(policy.measure).reads_lm_head
@@ -78,7 +85,7 @@ def _lm_head_bytes(
     if policy.screen:  # which knows bounds of softmax response; other measures ask for all logits, exactly
         exact = vocabulary * d_model * PRECISIONS["float32"].weight_bytes
         return looks * (screened if policy.measure == "softmax" else exact)
-    return (looks - deep) * whole + deep * token  # full depth is asked for its token alone
+    return (looks - last) * whole + last * token  # the last layer is asked for its token alone
 
 
 def _finds_tokens_through_a_copy(model, precision: str) -> bool:

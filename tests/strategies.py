@@ -6,7 +6,7 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from early_exit import MEASURES, ExitPolicy
+from early_exit import MEASURES, ExitPolicy, get_measure
 from tests.tiny import HEADS
 
 
@@ -27,6 +27,14 @@ def listed(draw, policy: ExitPolicy) -> ExitPolicy:
     return replace(policy, shortlist=size, shortlist_at_full_depth=deep)
 
 
+@st.composite
+def ending(draw, policy: ExitPolicy) -> ExitPolicy:
+    """The policy of a measure, perhaps with a layer that every token leaves at, at the latest."""
+    if get_measure(policy.measure).needs_full_depth:
+        return policy
+    return replace(policy, static_layer=draw(st.one_of(st.none(), layers)))
+
+
 policies = st.one_of(
     st.builds(ExitPolicy, static_layer=layers).flatmap(listed),
     st.builds(ExitPolicy, static_layer=st.lists(layers, min_size=1, max_size=12).map(torch.tensor)).flatmap(
@@ -38,14 +46,16 @@ policies = st.one_of(
         threshold=st.floats(0, 1),
         min_layer=st.integers(0, 5),
         position_temperature=st.one_of(st.none(), st.floats(0, 8)),
-    ).flatmap(listed),
+    )
+    .flatmap(ending)
+    .flatmap(listed),
     st.builds(
         ExitPolicy,
         measure=st.just("softmax"),
         threshold=st.floats(0, 1),
         min_layer=st.integers(0, 5),
         top_k=st.one_of(st.sampled_from([1, 2, 96, 97]), st.integers(1, 97)),
-    ),
+    ).flatmap(ending),
 )
 
 

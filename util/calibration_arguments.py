@@ -13,7 +13,7 @@ from util.flag import argument, make_lists
 CHAIN_TESTS = (*threshold_tests(), *SEQUENTIAL_TESTS)  # of one chain of thresholds
 _KNOBS = (
     "engine_precision", "exit_min_layer", "exit_max_layer", "top_propagation", "verify", "max_draft",
-    "accept_ratio", "exit_conf_type", "shortlist",
+    "accept_ratio", "exit_conf_type", "shortlist", "static_exit_layer",
 )  # fmt: skip
 
 
@@ -94,7 +94,8 @@ class CalibrationArguments:
             "help": "More parameters to search under one guarantee: exit_conf_type=softmax,MLP "
             "engine_precision=float32,int8 exit_min_layer=1,2 "
             "exit_max_layer=1 top_propagation=none,2000 verify=none,lenient max_draft=4,8 "
-            "accept_ratio=0.9,0.5 shortlist=none,1000. Their combinations with --thresholds are searched."
+            "accept_ratio=0.9,0.5 shortlist=none,1000 static_exit_layer=none,4. Their combinations with "
+            "--thresholds are searched."
         },
     )
 
@@ -150,7 +151,7 @@ def _value(name: str, text: str) -> str | int | float | None:
     if name == "exit_conf_type":
         get_measure(text)
         return text
-    if name in ("top_propagation", "verify", "shortlist") and text == "none":
+    if name in ("top_propagation", "verify", "shortlist", "static_exit_layer") and text == "none":
         return None
     if name == "verify":
         if text not in VERIFICATIONS:

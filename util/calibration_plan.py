@@ -106,6 +106,7 @@ class CalibrationPlan:
         try:
             for setting in self.settings:
                 setting.policy.check_vocabulary(model.config.vocab_size)
+                setting.policy.last_layer(model.num_exits)
         except ValueError as error:
             raise UsageError(f"--calibrate_grid: {error}") from error
 

@@ -44,9 +44,9 @@ def check_arguments(
     longest = training.generation_max_length or data.generation_length
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
+    check_calibration(calibration, exits, model, training)  # before sweeps, of which it knows better
     _check_exits(data, exits, training)
     check_objectives(exits, model, training)
-    check_calibration(calibration, exits, model, training)
     check_training(training, calibration.do_cali, exits.keeps_model, exits.decodes_with_exits)
 
 
@@ -123,8 +123,6 @@ def _check_effects(exits: ExitArguments) -> None:
         raise UsageError("--shortlist has no effect without --use_early_exit True or --static_exit_layer")
     if exits.shortlist_at_full_depth and exits.shortlist is None:
         raise UsageError("--shortlist_at_full_depth has no effect without --shortlist")
-    if exits.use_early_exit and exits.static_exit_layer is not None:
-        raise UsageError("--static_exit_layer and --use_early_exit contradict each other; give one")
     if exits.exit_conf_threshold is not None and not exits.use_early_exit:
         raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
 

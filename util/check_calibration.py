@@ -58,6 +58,8 @@ def _check_exits(exits: ExitArguments) -> None:
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
     if len(exits.shortlists) > 1:
         raise UsageError("--do_cali: several shortlists are a knob: --calibrate_grid shortlist=none,1000")
+    if len(exits.static_exit_layer or []) > 1 or exits.static_exit_layer in (["all"], ["last"]):
+        raise UsageError("--do_cali: several layers are a knob: --calibrate_grid static_exit_layer=none,4")
     if exits.use_adapt_threshold:
         raise UsageError(
             "--do_cali: --use_adapt_threshold changes the threshold while it runs: freeze it first, in an "
@@ -122,6 +124,7 @@ def _check_overlaps(calibration: CalibrationArguments, exits: ExitArguments) -> 
         "exit_max_layer": exits.exit_max_layer,
         "top_propagation": None if exits.top_propagation is None else exits.propagated[0],
         "shortlist": None if exits.shortlist is None else exits.shortlists[0],
+        "static_exit_layer": exits.static_layers[0],
         "verify": exits.verify,
         "max_draft": (exits.max_draft or [None])[0],
         "accept_ratio": exits.accept_ratio,

@@ -1,5 +1,6 @@
 """Flags: where to exit, and what becomes of tokens that left."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -69,8 +70,8 @@ class ExitArguments(ObjectiveArguments):
     static_exit_layer: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Every token leaves at this layer, 1 to L. Several, 'all', or 'last', full depth, make "
-            "a sweep."
+            "help": "Every token leaves at this layer, 1 to L; with --use_early_exit at the latest. Several, "
+            "'all', or 'last', full depth, make a sweep."
         },
     )
     verify: str | None = argument(
@@ -204,29 +205,30 @@ class ExitArguments(ObjectiveArguments):
     @property
     def policies(self) -> Policies:
         """The exit policies to evaluate; one but for a sweep. Raises UsageError for values out of range."""
-        layers = None
+        layers = self.static_exit_layer[0] if self.static_exit_layer in (["all"], ["last"]) else None
         try:
-            if self.static_exit_layer is not None:
-                layers = self.static_exit_layer[0] if self.static_exit_layer in (["all"], ["last"]) else None
-                listed = self._static_policies([1] if layers else self._static_layers())
-            elif self.use_early_exit:
-                listed = self._confidence_policies()
+            static = [1] if layers else self.static_layers
+            if self.use_early_exit:
+                listed = self._confidence_policies(static)
+            elif self.static_exit_layer is not None:
+                listed = self._static_policies(static)
             else:
                 listed = [ExitPolicy(screen=self.lm_head_screen)]
         except ValueError as error:
             raise UsageError(str(error)) from error
         return Policies(listed, layers)
 
-    def _static_policies(self, layers: list[int]) -> list[ExitPolicy]:
+    def _static_policies(self, layers: Sequence[int | None]) -> list[ExitPolicy]:
         choices = product(layers, self.shortlists, self._drafting)
         return [
             ExitPolicy(static_layer=layer, screen=self.lm_head_screen, **self.listed(shortlist), **drafting)
             for layer, shortlist, drafting in choices
         ]
 
-    def _confidence_policies(self) -> list[ExitPolicy]:
+    def _confidence_policies(self, static: Sequence[int | None]) -> list[ExitPolicy]:
         thresholds = dict.fromkeys(self.exit_conf_threshold or [1.0])
-        choices = product(self.measures, thresholds, self.propagated, self.shortlists, self._drafting)
+        among = product(self.propagated, self.shortlists, self._drafting)
+        choices = product(static, self.measures, thresholds, among)
         return [
             ExitPolicy(
                 measure=measure,
@@ -236,10 +238,11 @@ class ExitArguments(ObjectiveArguments):
                 top_k=top_k,
                 screen=self.lm_head_screen,
                 max_layer=self.exit_max_layer,
+                static_layer=layer,
                 **self.listed(shortlist),
                 **drafting,
             )
-            for measure, threshold, top_k, shortlist, drafting in choices
+            for layer, measure, threshold, (top_k, shortlist, drafting) in choices
         ]
 
     def listed(self, shortlist: int | None) -> dict:
@@ -257,12 +260,15 @@ class ExitArguments(ObjectiveArguments):
         numbers = [{"max_draft": number} for number in dict.fromkeys(self.max_draft or [])]
         return [{"verify": self.verify, **fields, **number} for number in numbers or [{}]]
 
-    def _static_layers(self) -> list[int]:
+    @property
+    def static_layers(self) -> list[int | None]:
+        """The layers given as --static_exit_layer, each once; None where none is given. Raises UsageError for
+        what is no number."""
         layers = []
-        for text in self.static_exit_layer:
+        for text in self.static_exit_layer or []:
             if not text.lstrip("-").isdigit():
                 raise UsageError(
                     f"--static_exit_layer {text!r} is neither a layer number nor 'all' nor 'last'"
                 )
             layers.append(int(text))
-        return list(dict.fromkeys(layers))
+        return list(dict.fromkeys(layers)) or [None]

@@ -45,7 +45,9 @@ class GenerateArguments:
     exit_conf_threshold: float | None = argument(None, "λ in [0, 1]: leave where confidence > λ.")
     exit_min_layer: int = argument(0, "Exits are tried from this decoder layer on; 0 means 1.")
     static_exit_layer: str | None = argument(
-        None, "Every token leaves at this layer, 1 to L; or 'last', full depth."
+        None,
+        "Every token leaves at this layer, 1 to L; with --exit_conf_threshold at the latest. 'last' is full "
+        "depth.",
     )
     verify: str | None = argument(
         None, f"Tokens that leave early are drafts: {', '.join(VERIFICATIONS)}. 'exact' keeps the text."
@@ -64,8 +66,6 @@ class GenerateArguments:
                 raise UsageError(f"--{name} {value}; allowed: 1 and above")
         if self.exit_conf_type is not None and self.exit_conf_threshold is None:
             raise UsageError("--exit_conf_type needs --exit_conf_threshold, a number in [0, 1]")
-        if self._asks_confidence and self.static_exit_layer is not None:
-            raise UsageError("--static_exit_layer and --exit_conf_threshold exclude each other")
         if self.verify is not None and not self._leaves_early:
             raise UsageError("--verify needs --exit_conf_threshold or --static_exit_layer")
         if self.max_draft is not None and self.verify is None:

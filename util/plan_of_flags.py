@@ -1,5 +1,7 @@
 """The plan of a calibration, of its flags."""
 
+from dataclasses import replace
+
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.calibration import MAX_CHAINS
 from util.calibration_arguments import CalibrationArguments
@@ -15,9 +17,8 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
     try:
         for knobs in calibration.knobs:
             chain = [_setting(exits, knobs, threshold) for threshold in calibration.grid]
-            new = [
-                each for each in chain if each not in settings
-            ]  # drafts' knobs change nothing without drafts
+            # Drafts' knobs change nothing without drafts, and thresholds nothing where nobody is asked.
+            new = [each for each in dict.fromkeys(chain) if each not in settings]
             settings |= dict.fromkeys(new)
             lengths += [len(new)] if new else []
     except ValueError as error:
@@ -28,9 +29,9 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
         test = "chains" if len(lengths) <= MAX_CHAINS else "pareto"
     if test == "pareto":
         check_pareto(calibration.max_calibrate_samples)
-    measures = {setting.policy.measure: None for setting in settings}
+    measures = dict.fromkeys(setting.policy.measure for setting in settings)
     return CalibrationPlan(
-        measure=", ".join(measures),
+        measure=", ".join(filter(None, measures)) or "static layers",
         consistency=calibration.consistency_type,
         loss=calibration.calibrate_loss,
         promise=calibration.promise,
@@ -74,16 +75,23 @@ def _drafting(exits: ExitArguments, knobs: dict) -> dict:
 
 
 def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSetting:
-    top_k = knobs.get("top_propagation", exits.propagated[0])
+    top_k, drafting = knobs.get("top_propagation", exits.propagated[0]), _drafting(exits, knobs)
+    static, screen = knobs.get("static_exit_layer", exits.static_layers[0]), exits.lm_head_screen and top_k is None
+    listed = exits.listed(knobs.get("shortlist", exits.shortlists[0]))
     policy = ExitPolicy(
         measure=knobs.get("exit_conf_type", exits.measures[0]),
         threshold=threshold,
         min_layer=knobs.get("exit_min_layer", exits.exit_min_layer),
         position_temperature=exits.exit_position_temp,
         top_k=top_k,
-        screen=exits.lm_head_screen and top_k is None,
+        screen=screen,
         max_layer=knobs.get("exit_max_layer", exits.exit_max_layer),
-        **exits.listed(knobs.get("shortlist", exits.shortlists[0])),
-        **_drafting(exits, knobs),
+        static_layer=None if drafting else static,
+        **listed,
+        **drafting,
     )
-    return DecodingSetting(policy, knobs.get("engine_precision", exits.engine_precision or "float32"))
+    setting = DecodingSetting(policy, knobs.get("engine_precision", exits.engine_precision or "float32"))
+    if policy.static_layer is not None and not setting.exits(policy.static_layer):
+        plain = ExitPolicy(static_layer=static, screen=screen, **listed)  # nobody has to be asked
+        return replace(setting, policy=plain)
+    return setting

@@ -124,15 +124,16 @@ def setting_name(policy: ExitPolicy) -> str:
     if policy.shortlist is not None:
         screened += f" N={policy.shortlist}" + (" everywhere" if policy.shortlist_at_full_depth else "")
     screened += _drafting_name(policy)
-    if policy.static_layer is not None:
-        return f"static {policy.static_layer}{screened}"
     if policy.measure is None:
-        return f"full depth{screened}"
+        deep = policy.static_layer is None
+        return f"full depth{screened}" if deep else f"static {policy.static_layer}{screened}"
     name = f"{policy.measure} λ={float(policy.threshold)!r}"
     if policy.min_layer > 1:
         name += f" min={policy.min_layer}"
     if policy.max_layer is not None:
         name += f" max={policy.max_layer}"
+    if policy.static_layer is not None:
+        name += f" last={policy.static_layer}"
     if policy.position_temperature is not None:
         name += f" τ={policy.position_temperature:g}"
     if policy.top_k is not None:

@@ -170,10 +170,19 @@ def _prompts(found: dict[str, Any], context: Context) -> list[str]:
     ]
 
 
+def _leaves(found: dict[str, Any]) -> str:
+    """Where tokens do."""
+    static = found["setting"].get("static_layer")
+    if found["measure"] is None:
+        return f"every token after layer {static}"
+    latest = "" if static is None else f", after layer {static} at the latest"
+    return f"{found['measure']}, λ = {found['threshold']:g}{latest}"
+
+
 def _known(found: dict[str, Any], knobs: str) -> list[str]:
     """Of a setting that cannot lose anything."""
     return [
-        f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {FULL_TEXT}",
+        f"certified: {_leaves(found)}{knobs}: {FULL_TEXT}",
         f"  by construction, whatever δ (here {found['delta']:g}): full depth in {found['engine_precision']} "
         "checks every draft; no other setting that passed is faster",
     ]
@@ -182,14 +191,16 @@ def _known(found: dict[str, Any], knobs: str) -> list[str]:
 def _certified(found: dict[str, Any], context: Context) -> list[str]:
     knobs = "" if found["top_propagation"] is None else f", K = {found['top_propagation']}"
     if found["test"] in knob_tests():
-        knobs += f", {found['engine_precision']}, no exit before layer {max(1, found['exit_min_layer'])}"
+        knobs += f", {found['engine_precision']}"
+    if found["test"] in knob_tests() and found["measure"] is not None:
+        knobs += f", no exit before layer {max(1, found['exit_min_layer'])}"
     if found["setting"].get("shortlist") is not None:
         where = " at all layers" if found["setting"].get("shortlist_at_full_depth") else ""
         knobs += f", shortlist of {found['setting']['shortlist']} tokens{where}"
     knobs += _drafts(found["setting"])
     known = found["by_construction"]
     lines = [
-        f"certified: {found['measure']}, λ = {found['threshold']:g}{knobs}: {context.promised} ≤ "
+        f"certified: {_leaves(found)}{knobs}: {context.promised} ≤ "
         f"{found['delta']:g}{_confidence(found)}",
         f"  {_test(found, context)} · calibration mean loss {found['mean_loss']:.3f}",
     ]

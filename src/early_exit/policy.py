@@ -41,9 +41,10 @@ class ExitPolicy:
         verified by what full depth says of these.
     screen: read the LM head through its int8 copy (`early_exit.kernels.native.screen`): the tokens and exits
         of the whole float32 head for less. Confidences are then lower bounds.
-    static_layer: every token leaves at this layer; excludes `measure`. Or an int64 tensor, a layer for
-        every new token, [steps] or [rows, steps], whose last column holds for all later tokens: layers
-        that sink with the position (SkipDecode, Del Corro et al. 2023), or exits replayed.
+    static_layer: every token leaves at this layer, at the latest where there is a measure: deeper layers are
+        never run. Or, without a measure, an int64 tensor, a layer for every new token, [steps] or
+        [rows, steps], whose last column holds for all later tokens: layers that sink with the position
+        (SkipDecode, Del Corro et al. 2023), or exits replayed.
 
     verify: what becomes of tokens that left early (`VERIFICATIONS`). None: they are final, and give deeper
         layers the states that they left with (CALM). Else they are drafts, whose deeper layers are run
@@ -76,8 +77,6 @@ class ExitPolicy:
     def __post_init__(self):
         if self.measure is not None:
             get_measure(self.measure)
-        if self.measure is not None and self.static_layer is not None:
-            raise ValueError("a static exit layer and a confidence measure exclude each other")
         if self.static_layer is not None:
             self._check_static()
         thresholds = torch.as_tensor(self.threshold)
@@ -167,6 +166,14 @@ class ExitPolicy:
             )
         if layers.min() < 1:
             raise ValueError(f"static exit layer {layers.min()}; layers count from 1")
+        if self.measure is None:
+            return
+        if layers.ndim:
+            raise ValueError("a layer for every new token and a confidence measure exclude each other")
+        if self.verify is not None:
+            raise ValueError("drafts leave by confidence or at a static layer, not by both")
+        if get_measure(self.measure).needs_full_depth:
+            raise ValueError(f"the measure {self.measure!r} needs full depth, below static layer {layers}")
 
     def last_layer(self, num_layers: int) -> int:
         """The deepest layer that any token runs. Raises ValueError for a static layer beyond L."""
@@ -200,9 +207,13 @@ class ExitPolicy:
         return thresholds[rows] if thresholds.ndim else np.full(len(rows), float(thresholds))
 
     def tries_exit(self, layer: int, num_layers: int) -> bool:
-        """Whether a token's confidence is asked after `layer`. Never at L: there is nothing to skip."""
-        deepest = num_layers - 1 if self.max_layer is None else self.max_layer
-        return self.measure is not None and max(self.min_layer, 1) <= layer <= min(deepest, num_layers - 1)
+        """Whether a token's confidence is asked after `layer`. Never at the last one that is run: there is
+        nothing to skip."""
+        if self.measure is None:
+            return False
+        last = num_layers if self.static_layer is None else min(int(self.static_layer), num_layers)
+        deepest = last - 1 if self.max_layer is None else min(self.max_layer, last - 1)
+        return max(self.min_layer, 1) <= layer <= deepest
 
     def decay(self, step: int | np.ndarray, max_new_tokens: int) -> float | np.ndarray:
         """0.9 + 0.1·exp(−τ·t/T), in (0.9, 1], for the t-th new token (from 0) of at most T; 1 without τ.

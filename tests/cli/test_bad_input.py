@@ -35,7 +35,7 @@ def fails_with(capsys, flags, message):
         (["--engine_precision", "int8"], "--engine_precision has no effect without --deploy_scenario"),
         (["--static_exit_layer", "4"], "static exit layer 4 is outside 1 to 3"),
         (["--static_exit_layer", "two"], "'two' is neither a layer number nor 'all'"),
-        (["--static_exit_layer", "2", "--use_early_exit", "True"], "contradict each other"),
+        (["--static_exit_layer", "4", "--use_early_exit", "True"], "static exit layer 4 is outside 1 to 3"),
         (["--static_exit_layer", "2", "--num_beams", "4"], "without beams, got --num_beams 4"),
         ([*EARLY, "--intermediate_loss_fn", "weighted_ce"], "needs --output_hidden_states_decoder"),
         (["--intermediate_loss_fn", "kd"], "unknown --intermediate_loss_fn 'kd'; known: weighted_ce, ce,"),

@@ -163,6 +163,34 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
     assert found["exit_min_layer"] in (1, 2)
 
 
+def test_static_layers_compete_with_exits_under_one_guarantee(capsys, checkpoint, tmp_path):
+    """A layer's loss is what an evaluation at that layer finds, and what is certified is deployed."""
+    more = ["--calibrate_delta", ".99", "--consistency_type", "risk", "--calibrate_grid", "static_exit_layer=1,2"]
+    more += ["--thresholds", "1", "0.05", "--save_calibration", "True"]
+    assert call(*cali_flags(checkpoint, tmp_path / "c", *more)) == 0
+    columns = {
+        (each["setting"]["measure"], each["setting"]["static_layer"]): each
+        for each in read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
+    }
+    assert columns.keys() == {(None, None), (None, 1), (None, 2), ("softmax", 2)}
+    assert set(columns[None, 2]["layers"]) == {2.0}
+    assert min(columns["softmax", 2]["layers"]) < 2 >= max(columns["softmax", 2]["layers"])
+    flags = cali_flags(checkpoint, tmp_path / "alone", *more, "--static_exit_layer", "2", "--thresholds", "1")
+    place = flags.index("--calibrate_grid")
+    assert call(*flags[:place], *flags[place + 2 :]) == 0
+    (alone,) = [
+        each
+        for each in read_json(tmp_path / "alone" / "loss_table.json.gz")["columns"]
+        if each["setting"]["static_layer"] == 2
+    ]
+    assert alone["losses"] == columns[None, 2]["losses"]
+    printed = capsys.readouterr().out
+    assert "certified: every token after layer 2: " in printed
+    model = load_model(str(checkpoint)).eval()
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, 1]])}
+    assert set(model.generate(**inputs, return_dict_in_generate=True).exit_layers[0].tolist()) == {2}
+
+
 def test_exact_drafts_are_not_decoded_and_not_tested(capsys, checkpoint, tmp_path):
     knobs = ["--calibrate_grid", "verify=none,exact", "engine_precision=float32,int8", "max_draft=3"]
     more = ["--max_calibrate_samples", "40", "--calibrate_delta", ".5", ".001", "--thresholds", "0.3", "0.05"]
@@ -230,6 +258,15 @@ def test_a_checkpoint_that_cannot_be_written_into_is_named_first(capsys, monkeyp
         (["--calibrate_bound", "binomial"], "--calibrate_loss mismatch"),
         (["--calibrate_test", "pareto"], "unknown --calibrate_test 'pareto'; known: fixed_sequence"),
         (["--calibrate_grid", "depth=1"], "unknown knob 'depth'"),
+        (["--calibrate_grid", "static_exit_layer=none,9"], "static exit layer 9 is outside 1 to 3"),
+        (["--static_exit_layer", "1", "2"], "several layers are a knob: --calibrate_grid static_exit_layer="),
+        (["--static_exit_layer", "all"], "several layers are a knob"),
+        (["--top_propagation", "5", "9"], "several K are a knob: --calibrate_grid top_propagation="),
+        (["--shortlist", "5", "9"], "several shortlists are a knob: --calibrate_grid shortlist="),
+        (
+            ["--static_exit_layer", "1", "--calibrate_grid", "static_exit_layer=none,2"],
+            "--static_exit_layer 1 is not among the values",
+        ),
         (["--exit_conf_type", "oracle"], "oracle looks at full depth"),
         (["--do_eval"], "--do_cali calibrates only"),
     ],

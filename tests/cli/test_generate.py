@@ -140,7 +140,7 @@ def test_a_certified_setting_is_the_default(certified, capsys):
         (("--max_draft", "3", "x"), "--max_draft needs --verify"),
         (("--exit_conf_type", "softmax", "x"), "needs --exit_conf_threshold"),
         (("--exit_conf_threshold", "1.5", "x"), "1.5 is outside [0, 1]"),
-        (("--exit_conf_threshold", "0.5", "--static_exit_layer", "1", "x"), "exclude each other"),
+        (("--exit_conf_threshold", "0.5", "--static_exit_layer", "9", "x"), "outside 1 to 3"),
         (("--exit_conf_threshold", "0.5", "--exit_conf_type", "MLP", "x"), "no exit head 'MLP'"),
         (("--static_exit_layer", "9", "x"), "outside 1 to 3"),
         (("--engine_precision", "int3", "x"), "int3"),

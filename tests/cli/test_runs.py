@@ -52,6 +52,10 @@ def test_the_seeds_training_command(tmp_path, model):
     [
         (["--static_exit_layer", "2"], lambda counts: counts[0] == counts[2] == 0 < counts[1]),
         (
+            [*EARLY, "--exit_conf_threshold", "0.9", "--static_exit_layer", "2"],
+            lambda counts: counts[2] == 0 < counts[1],
+        ),
+        (
             [*EARLY, "--exit_conf_threshold", "0", "--exit_min_layer", "0"],
             lambda counts: counts[0] > 0,
         ),

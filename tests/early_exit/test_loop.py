@@ -54,12 +54,14 @@ def policies(draw, prompts: int):
         }
         if draw(st.booleans()):
             exits["threshold"] = torch.rand(prompts, generator=torch.Generator().manual_seed(prompts))
+        exits["static_layer"] = draw(st.sampled_from([None, None, 1, 2, 3, 4]))
     elif draw(st.booleans()):
         exits = {"static_layer": draw(st.integers(1, 4))}
     else:
         layers = draw(st.lists(st.integers(1, 4), min_size=prompts * 3, max_size=prompts * 3))
         exits = {"static_layer": torch.tensor(layers).view(prompts, 3)}
-    verify = draw(st.sampled_from([None, "parallel", "rollback", "exact", "lenient"]))
+    both = exits.get("measure") is not None and exits["static_layer"] is not None
+    verify = None if both else draw(st.sampled_from([None, "parallel", "rollback", "exact", "lenient"]))
     limit = draw(st.sampled_from([0.0, 0.1, 0.7, 1.0]))
     drafts = {"verify": verify, "accept_ratio": limit, "rollback_threshold": limit}
     listed = {"shortlist": LISTED, "shortlist_at_full_depth": draw(st.booleans())}

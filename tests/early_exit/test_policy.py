@@ -51,6 +51,16 @@ def test_static_and_full_depth_try_no_exit():
     assert ExitPolicy().last_layer(4) == 4
 
 
+@pytest.mark.parametrize("layer", [3, torch.tensor(3)])
+def test_a_static_layer_ends_the_exits_of_a_measure(layer):
+    policy = ExitPolicy(measure="softmax", threshold=0.5, static_layer=layer)
+    assert [layer for layer in range(1, 7) if policy.tries_exit(layer, 6)] == [1, 2]
+    assert policy.last_layer(6) == 3
+    beyond = ExitPolicy(measure="softmax", threshold=0.5, static_layer=7)
+    with pytest.raises(ValueError, match="static exit layer 7 is outside 1 to 6"):
+        beyond.last_layer(6)
+
+
 def test_planned_layers_follow_a_schedule_and_keep_its_last_column():
     def planned(policy, steps, rows):
         return policy.planned_layers(np.array(steps), np.array(rows), last_layer=4).tolist()
@@ -86,7 +96,9 @@ def test_thresholds_are_those_of_the_rows():
         ({"measure": "softmax", "min_layer": -1}, "-1 is negative"),
         ({"measure": "softmax", "position_temperature": -4.0}, "-4.0"),
         ({"static_layer": 0}, "count from 1"),
-        ({"static_layer": 1, "measure": "softmax"}, "exclude each other"),
+        ({"static_layer": torch.tensor([1, 2]), "measure": "softmax"}, "exclude each other"),
+        ({"static_layer": 2, "measure": "softmax", "verify": "exact"}, "not by both"),
+        ({"static_layer": 2, "measure": "oracle"}, "'oracle' needs full depth, below static layer 2"),
     ],
 )
 def test_values_outside_their_ranges_are_named(settings, message):

@@ -85,13 +85,15 @@ def test_static_exits_read_their_layers_and_the_head_once(precision, bytes_a_wei
     + [(head, 0.5) for head in HEADS],
 )
 @pytest.mark.parametrize("min_layer", [0, 2, 9])
-def test_measures_read_what_the_reference_reads(measure, threshold, min_layer):
-    policy = {"measure": measure, "threshold": threshold, "min_layer": min_layer}
+@pytest.mark.parametrize("static_layer", [None, 3])
+def test_measures_read_what_the_reference_reads(measure, threshold, min_layer, static_layer):
+    policy = {"measure": measure, "threshold": threshold, "min_layer": min_layer, "static_layer": static_layer}
     weights, layers = counted(**policy)
-    assert layers == 4 if min_layer == 9 else min_layer <= layers <= 4
+    last = static_layer or 4
+    assert layers == last if min_layer == 9 else min_layer <= layers <= last
     one_head = size(MODEL.exit_heads[measure].heads[0]) if measure in HEADS else 0
-    # No head is asked at full depth; how many tokens reached it does not follow from the mean of layers.
-    unknown = 4 * one_head if layers < 4 else 0
+    # No head is asked at the last layer; how many tokens reached it does not follow from the mean of layers.
+    unknown = 4 * one_head if layers < last else 0
     assert cost([layers], **policy) == pytest.approx([4 * weights], rel=1e-6, abs=unknown)
 
 
@@ -114,6 +116,8 @@ def test_exits_read_the_rows_of_their_shortlist():
     rows, listed = 4 * 10 * width, {"measure": "softmax", "threshold": 0.5, "shortlist": 10}
     assert cost([1.0], **listed) == [cost([1.0], static_layer=1)[0] - 4 * MODEL.lm_head.weight.numel() + rows]
     assert cost([4.0], **listed) == [cost([4.0])[0] + 4 * rows]
+    ended = cost([3.0], **listed, static_layer=3)  # asked twice; the third layer's token is of the shortlist
+    assert ended == [cost([3.0], static_layer=3, shortlist=10)[0] + 2 * rows]
 
 
 def test_a_screen_saves_other_measures_nothing():

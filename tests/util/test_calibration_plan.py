@@ -39,6 +39,34 @@ def test_knobs_of_drafts_are_combined_each_setting_once():
     assert found == [softmax(0.9, max_layer=1), softmax(0.5, max_layer=1), *lenient]
 
 
+def test_static_layers_are_knobs_that_ask_nobody_where_nobody_may_leave_before():
+    plan = plan_of(["static_exit_layer=none,2,3", "exit_min_layer=1,2", "verify=none,exact"], [1.0, 0.5])
+    found = [[plan.settings[number].policy for number in chain] for chain in plan.chains]
+    drafts = {"verify": "exact", "max_draft": 6}
+    assert found == [
+        [softmax(1.0, min_layer=1), softmax(0.5, min_layer=1)],
+        [softmax(1.0, min_layer=1, **drafts), softmax(0.5, min_layer=1, **drafts)],
+        [softmax(1.0, min_layer=2), softmax(0.5, min_layer=2)],
+        [softmax(1.0, min_layer=2, **drafts), softmax(0.5, min_layer=2, **drafts)],
+        [ExitPolicy(static_layer=2), softmax(0.5, min_layer=1, static_layer=2)],
+        [ExitPolicy(static_layer=3), softmax(0.5, min_layer=1, static_layer=3)],
+        [softmax(0.5, min_layer=2, static_layer=3)],
+    ]
+    assert plan.measure == "softmax"
+    only = plan_of(["static_exit_layer=1"], [1.0, 0.5])
+    assert [setting.policy for setting in only.settings] == [ExitPolicy(static_layer=1)]
+    assert only.measure == "static layers"
+
+
+def test_a_decaying_threshold_of_one_lets_tokens_leave_before_their_static_layer():
+    (policy, _) = policies({"static_exit_layer": ["2"], "exit_position_temp": 4.0, "shortlist": ["9"]})
+    assert policy == softmax(0.9, static_layer=2, position_temperature=4.0, shortlist=9)
+    decaying = ExitArguments(use_early_exit=True, static_exit_layer=["2"], exit_position_temp=4.0)
+    calibration = CalibrationArguments(do_cali=True, thresholds=[1.0])
+    (setting,) = calibration_plan(decaying, calibration, seed=1).settings
+    assert setting.policy == softmax(1.0, static_layer=2, position_temperature=4.0)
+
+
 def test_a_ratio_makes_no_second_chain_of_what_does_not_read_it():
     plan = plan_of(["verify=none,lenient,parallel,exact,rollback", "accept_ratio=0.9,0.3"])
     kinds = [plan.settings[chain[0]].policy for chain in plan.chains]
@@ -52,6 +80,7 @@ def test_a_ratio_makes_no_second_chain_of_what_does_not_read_it():
         ("accept_ratio=much", "'much' is not a number"),
         ("accept_ratio=2", r"outside \[0, 1\]"),
         ("max_draft=0", "0 drafts in a block"),
+        ("static_exit_layer=all", "static_exit_layer 'all' is not a whole number"),
         ("rollback_threshold=0.1", "unknown knob"),
     ],
 )

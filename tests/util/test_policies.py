@@ -27,6 +27,20 @@ def test_layers_that_are_counted_from_the_model(text, layers):
     assert found(static_exit_layer=[text], **drafts) == expected
 
 
+def test_confidence_with_layers_that_tokens_leave_at_the_latest():
+    exits = {"use_early_exit": True, "exit_conf_threshold": [0.9, 0.5]}
+    expected = [
+        ExitPolicy(measure="softmax", threshold=threshold, static_layer=layer)
+        for layer in (2, 3)
+        for threshold in (0.9, 0.5)
+    ]
+    assert found(static_exit_layer=["2", "3"], **exits) == expected
+    every = found(static_exit_layer=["all"], **exits)
+    assert [policy.static_layer for policy in every] == [
+        layer for layer in range(1, MODEL.num_exits + 1) for _ in range(2)
+    ]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -34,6 +48,7 @@ def test_layers_that_are_counted_from_the_model(text, layers):
         ({"use_early_exit": True, "top_propagation": ["10000000"]}, "10000000 propagated tokens, of a vocab"),
         ({"static_exit_layer": ["0"]}, "static exit layer 0; layers count from 1"),
         ({"static_exit_layer": ["all", "2"]}, "'all' is neither a layer number nor"),
+        ({"static_exit_layer": ["2"], "use_early_exit": True, "verify": "exact"}, "not by both"),
     ],
 )
 def test_what_the_model_does_not_have_is_refused(flags, message):

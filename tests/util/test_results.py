@@ -35,6 +35,7 @@ def test_results_merge_and_carry_their_source(tmp_path):
         (ExitPolicy(measure="softmax", threshold=0.5, min_layer=2), "softmax λ=0.5 min=2"),
         (ExitPolicy(measure="softmax", threshold=0.5, position_temperature=4.0), "softmax λ=0.5 τ=4"),
         (ExitPolicy(measure="softmax", threshold=0.5, top_k=20), "softmax λ=0.5 K=20"),
+        (ExitPolicy(measure="softmax", threshold=0.5, static_layer=3), "softmax λ=0.5 last=3"),
         (ExitPolicy(measure="softmax", threshold=0.5, screen=True), "softmax λ=0.5 screened"),
         (ExitPolicy(screen=True), "full depth screened"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.bounds import BOUNDS, Bound
-from early_exit.calibration import TESTS, calibrate
+from early_exit.calibration import TESTS, Candidates, calibrate, calibrate_chains
 from early_exit.calibration.lossless import with_lossless
 from util.dissimilarity import CONSISTENCY, TEXTUAL, Comparison
 from util.verdict import Context, HeldOut, entry, verdict
@@ -21,8 +21,8 @@ def context(consistency="textual", loss="rouge"):
     return Context("softmax", consistency, loss, PIPELINE, num_layers=4, settings=2, seed=1)
 
 
-def words(found, index, consistency="textual", loss="rouge"):
-    setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=THRESHOLDS[index or 0]))
+def words(found, index, consistency="textual", loss="rouge", policy=None):
+    setting = DecodingSetting(policy or ExitPolicy(measure="softmax", threshold=THRESHOLDS[index or 0]))
     result = entry(found, setting, HeldOut([0.0, 0.1], 2.0, 1.5), None, context(consistency, loss))
     json.dumps(result)
     return verdict(result, context(consistency, loss))
@@ -61,6 +61,22 @@ def test_a_bound_and_a_loss_registered_elsewhere_have_theirs(monkeypatch, certif
 def test_what_is_not_plain_greedy_decoding_is_said():
     found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05, "wsr", "fixed_sequence")
     assert "min_length 4" in words(found, found.index)
+
+
+@pytest.mark.parametrize(
+    ("policy", "start"),
+    [
+        (ExitPolicy(static_layer=3), "certified: every token after layer 3, float32:"),
+        (
+            ExitPolicy(measure="softmax", threshold=0.5, static_layer=3),
+            "certified: softmax, λ = 0.5, after layer 3 at the latest, float32, no exit before layer 1:",
+        ),
+    ],
+)
+def test_static_layers_have_words(policy, start):
+    settings = Candidates(THRESHOLDS, [False, False], [2.0, 1.0])
+    found = calibrate_chains(LOSSES, [2], settings, 0.2, 0.05)
+    assert words(found, found.index, policy=policy).startswith(start)
 
 
 def test_drafts_that_cannot_lose_anything_are_not_said_to_be_within_a_delta():

@@ -141,7 +141,8 @@ class StaticExits(Exits):
 
 
 class ConfidenceExits(Exits):
-    """A token leaves at the first layer whose confidence is above the threshold (CALM, section 3.2)."""
+    """A token leaves at the first layer whose confidence is above the threshold (CALM, section 3.2), at the
+    last layer that is run in any case."""
 
     def __init__(self, *args, exit_head: HeadRun | None = None):
         super().__init__(*args)
@@ -181,10 +182,12 @@ class ConfidenceExits(Exits):
 
     def decide(self, layer, items, states, previous):
         nothing = np.full(len(items), np.nan, dtype=np.float32)
-        if layer == self._rows.num_layers:
-            reading = self._head.read(items, states) if self._head.remembers(items) else None
-            return np.ones(len(items), dtype=bool), nothing, reading
+        last = layer == self._rows.num_layers  # full depth, or a static layer
+        if last and not self._head.remembers(items):
+            return np.ones(len(items), dtype=bool), nothing, None
         read = self._head.adapted(layer, states) if self._measure.reads_lm_head else states
+        if last:
+            return np.ones(len(items), dtype=bool), nothing, self._head.read(items, read)
         reading = self._head.read(items, read)
         rows, slots = self._rows, items.slots
         decay = self._policy.decay(rows.step[slots], self._max_new_tokens)
