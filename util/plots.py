@@ -28,12 +28,14 @@ _NAMED_KINDS = 3  # with more kinds of exits the settings are not written at the
 
 
 def points_by_kind(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The points of static exits, of each measure, and of each kind of drafts; points: of a sweep.json."""
+    """The points of static exits, of each measure and the layer that ends its exits, and of each kind of
+    drafts; points: of a sweep.json."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         verify = point.get("policy", {}).get("verify")
-        kind = point["setting"].split()[0] if verify is None else f"{verify} drafts"
-        kinds.setdefault(kind, []).append(point)
+        measure, *others = point["setting"].split()
+        kind = " ".join([measure, *(word for word in others if word.startswith("last="))])
+        kinds.setdefault(kind if verify is None else f"{verify} drafts", []).append(point)
     return kinds
 
 
@@ -62,8 +64,10 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
         for point, place, y in zip(members, across, scores, strict=True):
             if crowded and not is_static:
                 continue
+            words = point["setting"].split()
+            words = words if name.endswith(" drafts") else [each for each in words if each not in name.split()]
             axes.annotate(
-                point["setting"].removeprefix(name).strip().removeprefix("λ="),
+                " ".join(words).removeprefix("λ="),
                 (place, y),
                 xytext=(4, -12) if is_static else (0, 7),  # thresholds stand close: upright, above
                 textcoords="offset points",

@@ -37,6 +37,15 @@ def test_drafts_are_a_line_of_their_own():
     assert len(lines["static exits, layer"][0]) == 2
 
 
+def test_exits_that_a_static_layer_ends_are_a_line_of_their_own():
+    metrics = {"eval_block_avg": 1.2, "eval_rougeL": 50.0}
+    axes = plot_sweep([*POINTS, {"setting": "softmax λ=0.5 last=2 N=9", "metrics": metrics}]).axes[0]
+    lines = {line.get_label(): line.get_data()[0].tolist() for line in axes.get_lines()}
+    assert lines["softmax exits, λ"] == [1.5]
+    assert lines["softmax last=2 exits, λ"] == [1.2]
+    assert [text.get_text() for text in axes.texts] == ["1", "2", "0.9", "0.5 N=9"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("present", "code"), [(True, 0), (False, 2)])
 def test_command_line(tmp_path, present, code):
