@@ -4,7 +4,8 @@
 # that benchmarks/e2e_split.py holds out; MULTI30K_MODEL with 12; trained where they are absent) gets the width and
 # vocabulary of SHAPE (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of
 # decoding, thresholds, and layers that end the decoder, in each of PRECISIONS, on 500 prompts and checked on 500, and is
-# then timed beside all others. What an earlier call has finished is reused.
+# then timed beside all others, on E2E's validation records, of which some were calibrated with. What an earlier call has
+# finished is reused.
 #   SETS="e2e multi30k" RECORDS="300 300 100" BATCHES="1 8 32" bash benchmarks/headline.sh
 # RECORDS: one number, or one for each of BATCHES.
 set -euo pipefail
@@ -85,12 +86,21 @@ for set in $SETS; do
   settings "$set"
   name=$set
   [ "$SHAPE" = t5-small ] || name=$set-$SHAPE
+  mkdir -p "$FOLDER/$name"
+  asked="$model $PRECISIONS $grid min_layer=$min_layer shortlist=$shortlist $thresholds"
+  if [ -e "$FOLDER/$name/asked.txt" ] && [ "$(cat "$FOLDER/$name/asked.txt")" != "$asked" ]; then
+    echo "$FOLDER/$name is of other settings ($(cat "$FOLDER/$name/asked.txt")): remove it, or set FOLDER" >&2
+    exit 2
+  fi
+  echo "$asked" > "$FOLDER/$name/asked.txt"
   train "$set"
   heads "$set"
   if [ ! -e "$FOLDER/$name/wide/config.json" ]; then
     "$PYTHON" -m runner.rank_tokens --task $task --model_name_or_path "$model" --train_file "$train" \
       "${languages[@]}" --max_target_length 64 --output_dir "$FOLDER/$name/ranked"
     "$PYTHON" -m benchmarks.widen "$FOLDER/$name/ranked" "$calibrate" "$FOLDER/$name/wide" --prefix "$prefix" --shape "$SHAPE"
+    # What it has learned, which calibration refuses.
+    [ ! -e "$model/training_documents.txt" ] || cp "$model/training_documents.txt" "$FOLDER/$name/wide"
   fi
   calibrate textual rouge "0.05 0.1"
   calibrate risk $risk "0.02 0.05"

@@ -78,8 +78,9 @@ def verdicts() -> str:
     for name in names:
         verdict = load(name)
         for entry in sorted(verdict["deltas"], key=lambda each: each["delta"]):
-            held_out, exits = entry["held_out"], entry["certified"] and entry["threshold"] < 1
-            setting = setting_name(setting_of(verdict, entry).policy) if exits else "full depth alone"
+            held_out, found = entry["held_out"], setting_of(verdict, entry)
+            exits = entry["certified"] and found.exits(verdict["num_layers"])
+            setting = setting_name(found.policy) if exits else "full depth alone"
             check = ["", ""] if held_out is None else [
                 f"{held_out['mean']:.3f}", f"{held_out['low']:.3f} to {held_out['high']:.3f}"
             ]  # fmt: skip

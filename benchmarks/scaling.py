@@ -67,12 +67,13 @@ class Machine:
 class Counted:
     """Of a way of decoding, for each new token. depth: layers read, as a share of all; together: tokens that
     share a reading; whole_heads: readings of the whole LM head; asks: whether each layer read asks a
-    shortlist."""
+    shortlist; listed: where none does, readings of it for the token."""
 
     depth: float
     together: float
     whole_heads: float
     asks: bool
+    listed: float = 0
 
 
 MODELS = [
@@ -101,7 +102,7 @@ def slower_than_memory() -> float:
 def seconds(model: Model, machine: Machine, way: Counted) -> float:
     """Of a token, without the encoder."""
     layers = way.depth * model.layers
-    rows = way.whole_heads * model.vocabulary + (layers * SHORTLIST if way.asks else 0)
+    rows = way.whole_heads * model.vocabulary + SHORTLIST * (layers if way.asks else way.listed)
     weights = layers * model.layer + rows * model.d_model
     caches = layers * 2 * model.inner * model.source
     read = (weights * machine.weight + caches * machine.cache) / (1e9 * machine.bandwidth)
@@ -133,6 +134,7 @@ def ways(rows: list[dict], layers: int) -> dict[str, Counted]:
             together=counts["layers"] / reads,
             whole_heads=whole / counts["tokens"],
             asks=policy["measure"] == "softmax",
+            listed=float(policy["measure"] is None and policy["shortlist_at_full_depth"]),
         )
     return found
 

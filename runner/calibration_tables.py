@@ -168,7 +168,9 @@ class Table(_SavedTable):
 
     def naive(self) -> list[dict]:
         """The lowest threshold within some share of the full model's quality, over the columns evaluated of
-        the first chain; cut_off says that the table ends there."""
+        the first chain; cut_off says that the table ends there. Nothing where a static layer ends it."""
+        if self.plan.settings[0].policy.static_layer is not None:
+            return []
         evaluated = [self.columns[number] for number in self.plan.chains[0]]
         evaluated = [column for column in evaluated if column is not None]
         quality = np.array([column.quality for column in evaluated]).T

@@ -69,7 +69,9 @@ def plot_delta(runs: Runs, value: str, label: str = "measure") -> Figure:
             x = [entry["delta"] for entry in held_out]
             axes.plot(x, [entry["block_avg"] for entry in held_out], marker="o", label=name)
         else:
-            axes.plot(deltas, [entry["threshold"] for entry in found], marker="o", label=name)
+            asked = [entry for entry in found if entry["measure"] is not None]
+            x = [entry["delta"] for entry in asked]
+            axes.plot(x, [entry["threshold"] for entry in asked], marker="o", label=name)
     if value == "dissimilarity":
         tested = [entry["delta"] for run in runs for entry in run["deltas"]]
         ends = [0, max(tested, default=1)]
@@ -184,7 +186,7 @@ def naive_table(runs: Runs) -> str:
                 [
                     *common,
                     how,
-                    f"{entry['threshold']:g}",
+                    "none" if entry["measure"] is None else f"{entry['threshold']:g}",
                     f"{entry['mean_loss']:.3f}",
                     "" if check is None else f"{check['mean']:.3f}",
                     "" if layers is None else f"{layers:.2f}",

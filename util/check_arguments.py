@@ -44,6 +44,7 @@ def check_arguments(
     longest = training.generation_max_length or data.generation_length
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
+    _check_measure_names(exits)
     check_calibration(calibration, exits, model, training)  # before sweeps, of which it knows better
     _check_exits(data, exits, training)
     check_objectives(exits, model, training)
@@ -156,12 +157,15 @@ def _check_drafts(exits: ExitArguments) -> None:
             raise UsageError(f"--{name} has no effect without {flag}")
 
 
-def _check_measures(exits: ExitArguments, training) -> None:
+def _check_measure_names(exits: ExitArguments) -> None:
     try:
         for name in exits.measures:
             get_measure(name)
     except ValueError as error:
         raise UsageError(f"--exit_conf_type: {error}") from error
+
+
+def _check_measures(exits: ExitArguments, training) -> None:
     if exits.exit_head_loss not in HEAD_LOSSES:
         raise UsageError(
             f"unknown --exit_head_loss {exits.exit_head_loss!r}; known: {', '.join(HEAD_LOSSES)}"

@@ -59,7 +59,11 @@ def _check_exits(exits: ExitArguments) -> None:
     if len(exits.shortlists) > 1:
         raise UsageError("--do_cali: several shortlists are a knob: --calibrate_grid shortlist=none,1000")
     if len(exits.static_exit_layer or []) > 1 or exits.static_exit_layer in (["all"], ["last"]):
-        raise UsageError("--do_cali: several layers are a knob: --calibrate_grid static_exit_layer=none,4")
+        given = " ".join(exits.static_exit_layer or [])
+        raise UsageError(
+            f"--do_cali takes one --static_exit_layer, a number, not {given}; several are a knob: "
+            "--calibrate_grid static_exit_layer=none,4"
+        )
     if exits.use_adapt_threshold:
         raise UsageError(
             "--do_cali: --use_adapt_threshold changes the threshold while it runs: freeze it first, in an "

@@ -31,7 +31,7 @@ def plot_confidence_time(points: Points) -> Figure:
     measured = {
         name.replace(" λ=1.0", ""): (taken - full) / (layers - 1)
         for name, taken in times.items()
-        if "λ=1.0" in name.split() and not name.startswith("oracle")  # which runs all layers to be asked
+        if _is_asked_everywhere(name)
     }
     figure = Figure(figsize=(6.4, 0.35 * len(measured) + 1.2), layout="constrained")
     axes = figure.add_subplot()
@@ -50,8 +50,14 @@ def can_plot_confidence_time(points: Points) -> bool:
     leave."""
     layers = len(points[0]["metrics"]["eval_exit_layer_counts"])
     names = {point["setting"] for point in points}
-    asked = {name for name in names if "λ=1.0" in name.split() and not name.startswith("oracle")}
-    return f"static {layers}" in names and bool(asked)
+    return f"static {layers}" in names and any(map(_is_asked_everywhere, names))
+
+
+def _is_asked_everywhere(name: str) -> bool:
+    """Whether a measure is asked below full depth at every layer, for the token alone; not the oracle, which
+    runs all layers to be asked."""
+    somewhere = name.startswith("oracle") or any(word.startswith(("min=", "max=", "last=")) for word in name.split())
+    return "λ=1.0" in name.split() and not somewhere
 
 
 def plot_reliability(heads: dict[str, dict[str, dict[str, Any]]]) -> Figure:

@@ -16,7 +16,8 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
     settings, lengths = {}, []
     try:
         for knobs in calibration.knobs:
-            chain = [_setting(exits, knobs, threshold) for threshold in calibration.grid]
+            first = [1.0] if knobs.get("static_exit_layer") else []  # a layer for itself, then exits before it
+            chain = [_setting(exits, knobs, threshold) for threshold in first + calibration.grid]
             # Drafts' knobs change nothing without drafts, and thresholds nothing where nobody is asked.
             new = [each for each in dict.fromkeys(chain) if each not in settings]
             settings |= dict.fromkeys(new)
@@ -50,8 +51,11 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
 
 def _check_knobs(exits: ExitArguments, calibration: CalibrationArguments, settings) -> None:
     """Raises UsageError for a knob with several values that change no setting, such as one of drafts where
-    there are none."""
+    there are none; or for static layers where all settings draft."""
     combinations = calibration.knobs
+    asked = any(knobs.get("static_exit_layer") for knobs in combinations)
+    if asked and all(setting.policy.static_layer is None for setting in settings):
+        raise UsageError("--calibrate_grid: static_exit_layer changes no setting here")
     for name, first in combinations[0].items():
         fixed = [knobs for knobs in combinations if knobs[name] == first]
         if len(fixed) == len(combinations):
@@ -86,7 +90,7 @@ def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSet
         top_k=top_k,
         screen=screen,
         max_layer=knobs.get("exit_max_layer", exits.exit_max_layer),
-        static_layer=None if drafting else static,
+        static_layer=None if drafting and "static_exit_layer" in knobs else static,
         **listed,
         **drafting,
     )

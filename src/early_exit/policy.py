@@ -41,8 +41,8 @@ class ExitPolicy:
         verified by what full depth says of these.
     screen: read the LM head through its int8 copy (`early_exit.kernels.native.screen`): the tokens and exits
         of the whole float32 head for less. Confidences are then lower bounds.
-    static_layer: every token leaves at this layer, at the latest where there is a measure: deeper layers are
-        never run. Or, without a measure, an int64 tensor, a layer for every new token, [steps] or
+    static_layer: every token leaves at this layer, at the latest where there is a measure (which goes with no
+        `verify` then). Or, without a measure, an int64 tensor, a layer for every new token, [steps] or
         [rows, steps], whose last column holds for all later tokens: layers that sink with the position
         (SkipDecode, Del Corro et al. 2023), or exits replayed.
 
@@ -173,7 +173,7 @@ class ExitPolicy:
         if self.verify is not None:
             raise ValueError("drafts leave by confidence or at a static layer, not by both")
         if get_measure(self.measure).needs_full_depth:
-            raise ValueError(f"the measure {self.measure!r} needs full depth, below static layer {layers}")
+            raise ValueError(f"the measure {self.measure!r} needs full depth, and goes with no static layer")
 
     def last_layer(self, num_layers: int) -> int:
         """The deepest layer that any token runs. Raises ValueError for a static layer beyond L."""

@@ -164,10 +164,13 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
 
 
 def test_static_layers_compete_with_exits_under_one_guarantee(capsys, checkpoint, tmp_path):
-    """A layer's loss is what an evaluation at that layer finds, and what is certified is deployed."""
+    """A layer loses what exits lose there that any confidence suffices for, and what is certified is deployed."""
     more = ["--calibrate_delta", ".99", "--consistency_type", "risk", "--calibrate_grid", "static_exit_layer=1,2"]
-    more += ["--thresholds", "1", "0.05", "--save_calibration", "True"]
+    more += ["--thresholds", "0.05", "--save_calibration", "True"]
     assert call(*cali_flags(checkpoint, tmp_path / "c", *more)) == 0
+    verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())
+    assert verdict["deltas"][0]["setting"]["static_layer"] in (1, 2)
+    assert load_model(str(checkpoint)).config.exit_calibration["setting"] == verdict["deltas"][0]["setting"]
     columns = {
         (each["setting"]["measure"], each["setting"]["static_layer"]): each
         for each in read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
@@ -175,17 +178,17 @@ def test_static_layers_compete_with_exits_under_one_guarantee(capsys, checkpoint
     assert columns.keys() == {(None, None), (None, 1), (None, 2), ("softmax", 2)}
     assert set(columns[None, 2]["layers"]) == {2.0}
     assert min(columns["softmax", 2]["layers"]) < 2 >= max(columns["softmax", 2]["layers"])
-    flags = cali_flags(checkpoint, tmp_path / "alone", *more, "--static_exit_layer", "2", "--thresholds", "1")
-    place = flags.index("--calibrate_grid")
-    assert call(*flags[:place], *flags[place + 2 :]) == 0
-    (alone,) = [
-        each
-        for each in read_json(tmp_path / "alone" / "loss_table.json.gz")["columns"]
-        if each["setting"]["static_layer"] == 2
-    ]
-    assert alone["losses"] == columns[None, 2]["losses"]
-    printed = capsys.readouterr().out
-    assert "certified: every token after layer 2: " in printed
+    capsys.readouterr()
+    alone = cali_flags(checkpoint, tmp_path / "alone", *more, "--static_exit_layer", "2", "--thresholds", "1")
+    place = alone.index("--calibrate_grid")
+    assert call(*alone[:place], *alone[place + 2 :]) == 0
+    assert "certified: every token after layer 2: " in capsys.readouterr().out
+    any_confidence = cali_flags(checkpoint, tmp_path / "any", *more, "--thresholds", "0", "--exit_min_layer", "2")
+    place = any_confidence.index("--calibrate_grid")
+    assert call(*any_confidence[:place], *any_confidence[place + 2 :], "--save_calibration", "False") == 0
+    _, left = read_json(tmp_path / "any" / "loss_table.json.gz")["columns"]
+    assert (left["setting"]["static_layer"], left["layers"]) == (None, columns[None, 2]["layers"])
+    assert left["losses"] == columns[None, 2]["losses"]
     model = load_model(str(checkpoint)).eval()
     inputs = {"input_ids": torch.tensor([[5, 6, 7, 1]])}
     assert set(model.generate(**inputs, return_dict_in_generate=True).exit_layers[0].tolist()) == {2}
@@ -259,8 +262,12 @@ def test_a_checkpoint_that_cannot_be_written_into_is_named_first(capsys, monkeyp
         (["--calibrate_test", "pareto"], "unknown --calibrate_test 'pareto'; known: fixed_sequence"),
         (["--calibrate_grid", "depth=1"], "unknown knob 'depth'"),
         (["--calibrate_grid", "static_exit_layer=none,9"], "static exit layer 9 is outside 1 to 3"),
-        (["--static_exit_layer", "1", "2"], "several layers are a knob: --calibrate_grid static_exit_layer="),
-        (["--static_exit_layer", "all"], "several layers are a knob"),
+        (["--static_exit_layer", "1", "2"], "not 1 2; several are a knob: --calibrate_grid static_exit_layer="),
+        (["--static_exit_layer", "last"], "takes one --static_exit_layer, a number, not last"),
+        (["--static_exit_layer", "1", "--calibrate_grid", "verify=none,exact"], "not by both"),
+        (["--calibrate_grid", "static_exit_layer=1", "verify=exact"], "static_exit_layer changes no setting"),
+        (["--exit_conf_type", "sofmax"], "--exit_conf_type: unknown confidence measure 'sofmax'"),
+        (["--exit_conf_type", "transformer_MLP_x"], "--exit_conf_type: "),
         (["--top_propagation", "5", "9"], "several K are a knob: --calibrate_grid top_propagation="),
         (["--shortlist", "5", "9"], "several shortlists are a knob: --calibrate_grid shortlist="),
         (

@@ -6,6 +6,7 @@ import pytest
 from early_exit import DecodingSetting, ExitPolicy
 from util.calibration_plots import is_table_of, plot_losses
 from util.calibration_plots import main as draw_calibration
+from util.confidence_plots import can_plot_confidence_time, plot_confidence_time
 from util.files import write_json
 from util.plots import plot_sweep
 
@@ -44,6 +45,27 @@ def test_exits_that_a_static_layer_ends_are_a_line_of_their_own():
     assert lines["softmax exits, λ"] == [1.5]
     assert lines["softmax last=2 exits, λ"] == [1.2]
     assert [text.get_text() for text in axes.texts] == ["1", "2", "0.9", "0.5 N=9"]
+
+
+def test_the_time_of_a_confidence_is_of_measures_that_are_asked_everywhere():
+    counts = {"eval_exit_layer_counts": [0, 0, 9]}
+    points = [
+        {"setting": setting, "metrics": {"eval_ms_per_token": taken, **counts}}
+        for setting, taken in [
+            ("static 3", 3.0),
+            ("softmax λ=1.0 last=2", 2.5),
+            ("softmax λ=1.0 min=2", 3.5),
+            ("softmax λ=1.0 max=1", 3.5),
+            ("oracle λ=1.0", 9.0),
+        ]
+    ]
+    assert not can_plot_confidence_time(points)
+    points.append({"setting": "softmax λ=1.0", "metrics": {"eval_ms_per_token": 5.0, **counts}})
+    assert can_plot_confidence_time(points)
+    axes = plot_confidence_time(points).axes[0]
+    assert [(text.get_text(), bar.get_width()) for text, bar in zip(axes.get_yticklabels(), axes.patches)] == [
+        ("softmax", 1.0)
+    ]
 
 
 @pytest.mark.slow
