@@ -24,6 +24,8 @@ E2E_MODEL=${E2E_MODEL:-save/e2e-unseen-own}
 MULTI30K_MODEL=${MULTI30K_MODEL:-save/multi30k}  # own texts cost it quality: docs/training.md
 SHAPE=${SHAPE:-t5-small}  # whose cost the models get; or t5-base
 PRECISIONS=${PRECISIONS:-int8,w8a8}  # that calibrations choose from; w8a8 is faster on processors with VNNI
+E2E_STEPS=${E2E_STEPS:-1035} # of its training, before its own texts
+PEERS_OF=${PEERS_OF:-}    # an earlier result, whose peers' settings are taken; empty: all are tried
 HEADS=${HEADS:-}          # exit heads to train and time beside softmax, such as MLP
 
 settings() {  # data set: its files, flags and calibration
@@ -33,12 +35,12 @@ settings() {  # data set: its files, flags and calibration
       train=$FOLDER/e2e-split/train.json calibrate=$FOLDER/e2e-split/unseen.json test=$DATA/e2e/validation.json
       [ -e "$calibrate" ] || "$PYTHON" -m benchmarks.e2e_split --data "$DATA/e2e" --output "$FOLDER/e2e-split"
       min_layer=1 grid=${GRID:-verify=none,parallel,exact max_draft=16 static_exit_layer=none,3,4,5} shortlist=${SHORTLIST:-1000}
-      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4" ;;
+      thresholds=${THRESHOLDS:-1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4} ;;
     multi30k)
       model=$MULTI30K_MODEL task=translation quality=bleu risk=chrf prefix="" languages=(--source_lang de --target_lang en)
       train=$DATA/multi30k/train.json calibrate=$DATA/multi30k/validation.json test=$DATA/multi30k/test.json
       min_layer=3 grid=${GRID:-verify=none,parallel,exact max_draft=16 static_exit_layer=none,4,6,8,10} shortlist=${SHORTLIST:-3000}
-      thresholds="1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 0.3" ;;
+      thresholds=${THRESHOLDS:-1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4 0.3} ;;
     *) echo "unknown data set $1; known: e2e, multi30k" >&2; exit 2 ;;
   esac
 }
@@ -49,7 +51,7 @@ train() {  # data set: its model, last on its own texts
     e2e)
       export MAX_SOURCE_LENGTH=128 MAX_TARGET_LENGTH=64 TRAIN_FILE=$train
       [ -e "$model-before/train_results.json" ] ||
-        OUTPUT_DIR=$model-before TOKENIZER_VOCAB_SIZE=700 BATCH_SIZE=48 MAX_STEPS=1035 OWN_TEXT_STEPS=0 \
+        OUTPUT_DIR=$model-before TOKENIZER_VOCAB_SIZE=700 BATCH_SIZE=48 MAX_STEPS=$E2E_STEPS OWN_TEXT_STEPS=0 \
           bash scripts/train.sh --dropout_rate 0.1 --exit_loss_curriculum rotational --use_cpu --disable_tqdm True
       MODEL=$model-before OUTPUT_DIR=$model MAX_STEPS=100 WARMUP_STEPS=10 \
         bash scripts/own_text.sh --use_cpu --disable_tqdm True
@@ -112,7 +114,8 @@ for set in $SETS; do
     --quality $quality --risk $risk --shortlist "$shortlist")
   # shellcheck disable=SC2086 # a list of words
   [ -e "$FOLDER/$name/headline.json" ] ||
-    { "$PYTHON" -m benchmarks.headline "${timed[@]}" --records $RECORDS --rows $BATCHES --json "$FOLDER/$name/part.json"
+    { "$PYTHON" -m benchmarks.headline "${timed[@]}" ${PEERS_OF:+--peers-of "$PEERS_OF"} \
+      --records $RECORDS --rows $BATCHES --json "$FOLDER/$name/part.json"
       mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"; }
   cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
   [ -n "$BUSY_RECORDS" ] || continue
