@@ -126,6 +126,7 @@ def multi30k() -> str:
         "multi30k-long": "7,000 steps",
         "multi30k-long-own": "7,000 steps, own texts",
         "multi30k-mixed": "7,000 steps, own texts of mixed documents",
+        "multi30k-small": "1,800 steps of 96, all exits",
         "multi30k": "2,400 steps of 256, all exits, d_model 256",
         "multi30k-own": "2,400 steps of 256, own texts of mixed documents",
     }
@@ -188,6 +189,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed_and_quality_t5_base": quality_and_speed("rougeL", "e2e-t5-base"),
     "speed_and_quality_second": quality_and_speed("rougeL", "e2e-second"),
     "speed_and_quality_multi30k": quality_and_speed("bleu", "multi30k"),
+    "speed_and_quality_multi30k_small": quality_and_speed("bleu", "multi30k-small"),
     "multi30k": multi30k,
     "own_text": own_text("own_text", "plain", "plain_adapters"),
     "own_text_multi30k": own_text("multi30k_own_text", "plain", "plain_adapters"),
