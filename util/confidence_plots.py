@@ -56,7 +56,9 @@ def can_plot_confidence_time(points: Points) -> bool:
 def _is_asked_everywhere(name: str) -> bool:
     """Whether a measure is asked below full depth at every layer, for the token alone; not the oracle, which
     runs all layers to be asked."""
-    somewhere = name.startswith("oracle") or any(word.startswith(("min=", "max=", "last=")) for word in name.split())
+    somewhere = name.startswith("oracle") or any(
+        word.startswith(("min=", "max=", "last=")) for word in name.split()
+    )
     return "λ=1.0" in name.split() and not somewhere
 
 

@@ -16,8 +16,10 @@ def calibration_plan(exits: ExitArguments, calibration: CalibrationArguments, se
     settings, lengths = {}, []
     try:
         for knobs in calibration.knobs:
-            first = [1.0] if knobs.get("static_exit_layer") else []  # a layer for itself, then exits before it
-            chain = [_setting(exits, knobs, threshold) for threshold in first + calibration.grid]
+            chain = [_setting(exits, knobs, threshold) for threshold in calibration.grid]
+            first = _setting(exits, knobs, 1.0)
+            if first.policy.measure is None:  # a static layer for itself, whatever the grid
+                chain = [first, *chain]
             # Drafts' knobs change nothing without drafts, and thresholds nothing where nobody is asked.
             new = [each for each in dict.fromkeys(chain) if each not in settings]
             settings |= dict.fromkeys(new)
@@ -80,7 +82,8 @@ def _drafting(exits: ExitArguments, knobs: dict) -> dict:
 
 def _setting(exits: ExitArguments, knobs: dict, threshold: float) -> DecodingSetting:
     top_k, drafting = knobs.get("top_propagation", exits.propagated[0]), _drafting(exits, knobs)
-    static, screen = knobs.get("static_exit_layer", exits.static_layers[0]), exits.lm_head_screen and top_k is None
+    static = knobs.get("static_exit_layer", exits.static_layers[0])
+    screen = exits.lm_head_screen and top_k is None
     listed = exits.listed(knobs.get("shortlist", exits.shortlists[0]))
     policy = ExitPolicy(
         measure=knobs.get("exit_conf_type", exits.measures[0]),

@@ -65,7 +65,8 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
             if crowded and not is_static:
                 continue
             words = point["setting"].split()
-            words = words if name.endswith(" drafts") else [each for each in words if each not in name.split()]
+            if not name.endswith(" drafts"):
+                words = [each for each in words if each not in name.split()]
             axes.annotate(
                 " ".join(words).removeprefix("λ="),
                 (place, y),

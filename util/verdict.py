@@ -200,8 +200,7 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
     knobs += _drafts(found["setting"])
     known = found["by_construction"]
     lines = [
-        f"certified: {_leaves(found)}{knobs}: {context.promised} ≤ "
-        f"{found['delta']:g}{_confidence(found)}",
+        f"certified: {_leaves(found)}{knobs}: {context.promised} ≤ {found['delta']:g}{_confidence(found)}",
         f"  {_test(found, context)} · calibration mean loss {found['mean_loss']:.3f}",
     ]
     if known:

@@ -164,8 +164,15 @@ def test_further_knobs(capsys, checkpoint, tmp_path):
 
 
 def test_static_layers_compete_with_exits_under_one_guarantee(capsys, checkpoint, tmp_path):
-    """A layer loses what exits lose there that any confidence suffices for, and what is certified is deployed."""
-    more = ["--calibrate_delta", ".99", "--consistency_type", "risk", "--calibrate_grid", "static_exit_layer=1,2"]
+    """A layer loses what exits lose there that any confidence suffices for; what is certified is deployed."""
+    more = [
+        "--calibrate_delta",
+        ".99",
+        "--consistency_type",
+        "risk",
+        "--calibrate_grid",
+        "static_exit_layer=1,2",
+    ]
     more += ["--thresholds", "0.05", "--save_calibration", "True"]
     assert call(*cali_flags(checkpoint, tmp_path / "c", *more)) == 0
     verdict = json.loads((tmp_path / "c" / "calibration.json").read_text())
@@ -183,7 +190,9 @@ def test_static_layers_compete_with_exits_under_one_guarantee(capsys, checkpoint
     place = alone.index("--calibrate_grid")
     assert call(*alone[:place], *alone[place + 2 :]) == 0
     assert "certified: every token after layer 2: " in capsys.readouterr().out
-    any_confidence = cali_flags(checkpoint, tmp_path / "any", *more, "--thresholds", "0", "--exit_min_layer", "2")
+    any_confidence = cali_flags(
+        checkpoint, tmp_path / "any", *more, "--thresholds", "0", "--exit_min_layer", "2"
+    )
     place = any_confidence.index("--calibrate_grid")
     assert call(*any_confidence[:place], *any_confidence[place + 2 :], "--save_calibration", "False") == 0
     _, left = read_json(tmp_path / "any" / "loss_table.json.gz")["columns"]
@@ -262,7 +271,10 @@ def test_a_checkpoint_that_cannot_be_written_into_is_named_first(capsys, monkeyp
         (["--calibrate_test", "pareto"], "unknown --calibrate_test 'pareto'; known: fixed_sequence"),
         (["--calibrate_grid", "depth=1"], "unknown knob 'depth'"),
         (["--calibrate_grid", "static_exit_layer=none,9"], "static exit layer 9 is outside 1 to 3"),
-        (["--static_exit_layer", "1", "2"], "not 1 2; several are a knob: --calibrate_grid static_exit_layer="),
+        (
+            ["--static_exit_layer", "1", "2"],
+            "not 1 2; several are a knob: --calibrate_grid static_exit_layer=",
+        ),
         (["--static_exit_layer", "last"], "takes one --static_exit_layer, a number, not last"),
         (["--static_exit_layer", "1", "--calibrate_grid", "verify=none,exact"], "not by both"),
         (["--calibrate_grid", "static_exit_layer=1", "verify=exact"], "static_exit_layer changes no setting"),

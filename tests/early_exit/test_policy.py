@@ -98,7 +98,10 @@ def test_thresholds_are_those_of_the_rows():
         ({"static_layer": 0}, "count from 1"),
         ({"static_layer": torch.tensor([1, 2]), "measure": "softmax"}, "exclude each other"),
         ({"static_layer": 2, "measure": "softmax", "verify": "exact"}, "not by both"),
-        ({"static_layer": 2, "measure": "oracle"}, "'oracle' needs full depth, and goes with no static layer"),
+        (
+            {"static_layer": 2, "measure": "oracle"},
+            "'oracle' needs full depth, and goes with no static layer",
+        ),
     ],
 )
 def test_values_outside_their_ranges_are_named(settings, message):

@@ -87,7 +87,12 @@ def test_static_exits_read_their_layers_and_the_head_once(precision, bytes_a_wei
 @pytest.mark.parametrize("min_layer", [0, 2, 9])
 @pytest.mark.parametrize("static_layer", [None, 3])
 def test_measures_read_what_the_reference_reads(measure, threshold, min_layer, static_layer):
-    policy = {"measure": measure, "threshold": threshold, "min_layer": min_layer, "static_layer": static_layer}
+    policy = {
+        "measure": measure,
+        "threshold": threshold,
+        "min_layer": min_layer,
+        "static_layer": static_layer,
+    }
     weights, layers = counted(**policy)
     last = static_layer or 4
     assert layers == last if min_layer == 9 else min_layer <= layers <= last

@@ -53,7 +53,9 @@ def test_static_layers_are_knobs_that_ask_nobody_where_nobody_may_leave_before()
         [softmax(0.5, min_layer=2, static_layer=3)],
     ]
     assert plan.measure == "softmax"
-    without_one = plan_of(["static_exit_layer=none,2"], [0.5])  # a layer for itself is tested whatever the grid
+    without_one = plan_of(
+        ["static_exit_layer=none,2"], [0.5]
+    )  # a layer for itself is tested whatever the grid
     assert [setting.policy for setting in without_one.settings][1:] == [
         ExitPolicy(static_layer=2),
         softmax(0.5, static_layer=2),

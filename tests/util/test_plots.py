@@ -63,9 +63,10 @@ def test_the_time_of_a_confidence_is_of_measures_that_are_asked_everywhere():
     points.append({"setting": "softmax λ=1.0", "metrics": {"eval_ms_per_token": 5.0, **counts}})
     assert can_plot_confidence_time(points)
     axes = plot_confidence_time(points).axes[0]
-    assert [(text.get_text(), bar.get_width()) for text, bar in zip(axes.get_yticklabels(), axes.patches)] == [
-        ("softmax", 1.0)
-    ]
+    assert [
+        (text.get_text(), bar.get_width())
+        for text, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
+    ] == [("softmax", 1.0)]
 
 
 @pytest.mark.slow
