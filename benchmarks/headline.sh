@@ -4,8 +4,8 @@
 # that benchmarks/e2e_split.py holds out; MULTI30K_MODEL with 12; trained where they are absent) gets the width and
 # vocabulary of SHAPE (benchmarks/widen.py: the same function at that cost), a calibration for each promise over ways of
 # decoding, thresholds, and layers that end the decoder, in each of PRECISIONS, on 500 prompts and checked on 500, and is
-# then timed beside all others, on E2E's validation records, of which some were calibrated with. What an earlier call has
-# finished is reused.
+# then timed beside all others, for E2E on records of which some were calibrated with. What an earlier call has finished
+# is reused.
 #   SETS="e2e multi30k" RECORDS="300 300 100" BATCHES="1 8 32" bash benchmarks/headline.sh
 # RECORDS: one number, or one for each of BATCHES.
 set -euo pipefail
@@ -32,7 +32,7 @@ settings() {  # data set: its files, flags and calibration
   case $1 in
     e2e)
       model=$E2E_MODEL task=summarization quality=rougeL risk=rouge prefix="summarize: " languages=()
-      train=$FOLDER/e2e-split/train.json calibrate=$FOLDER/e2e-split/unseen.json test=$DATA/e2e/validation.json
+      train=$FOLDER/e2e-split/train.json calibrate=$FOLDER/e2e-split/unseen.json test=$calibrate
       [ -e "$calibrate" ] || "$PYTHON" -m benchmarks.e2e_split --data "$DATA/e2e" --output "$FOLDER/e2e-split"
       min_layer=1 grid=${GRID:-verify=none,parallel,exact max_draft=16 static_exit_layer=none,3,4,5} shortlist=${SHORTLIST:-1000}
       thresholds=${THRESHOLDS:-1 0.95 0.9 0.85 0.8 0.75 0.7 0.65 0.6 0.5 0.4} ;;
