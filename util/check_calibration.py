@@ -58,7 +58,7 @@ def _check_exits(exits: ExitArguments) -> None:
         raise UsageError("--do_cali: several K are a knob: --calibrate_grid top_propagation=none,2000")
     if len(exits.shortlists) > 1:
         raise UsageError("--do_cali: several shortlists are a knob: --calibrate_grid shortlist=none,1000")
-    if len(exits.static_exit_layer or []) > 1 or exits.static_exit_layer in (["all"], ["last"]):
+    if len(exits.static_exit_layer or []) > 1 or exits.named_layers is not None:
         given = " ".join(exits.static_exit_layer or [])
         raise UsageError(
             f"--do_cali takes one --static_exit_layer, a number, not {given}; several are a knob: "

@@ -179,7 +179,7 @@ class ExitArguments(ObjectiveArguments):
         if self.use_early_exit and (len(self.measures) > 1 or len(self.top_propagation or []) > 1):
             return True
         several = max(len(layers), len(thresholds), len(self.max_draft or []), len(self.shortlist or []))
-        return several > 1 or layers in (["all"], ["last"])
+        return several > 1 or self.named_layers is not None
 
     @property
     def propagated(self) -> list[int | None]:
@@ -205,7 +205,7 @@ class ExitArguments(ObjectiveArguments):
     @property
     def policies(self) -> Policies:
         """The exit policies to evaluate; one but for a sweep. Raises UsageError for values out of range."""
-        layers = self.static_exit_layer[0] if self.static_exit_layer in (["all"], ["last"]) else None
+        layers = self.named_layers
         try:
             static = [1] if layers else self.static_layers
             if self.use_early_exit:
@@ -259,6 +259,11 @@ class ExitArguments(ObjectiveArguments):
         fields = {name: value for name, value in limits.items() if value is not None}
         numbers = [{"max_draft": number} for number in dict.fromkeys(self.max_draft or [])]
         return [{"verify": self.verify, **fields, **number} for number in numbers or [{}]]
+
+    @property
+    def named_layers(self) -> str | None:
+        """'all' or 'last' where that is given as --static_exit_layer, which the model has to be known for."""
+        return self.static_exit_layer[0] if self.static_exit_layer in (["all"], ["last"]) else None
 
     @property
     def static_layers(self) -> list[int | None]:

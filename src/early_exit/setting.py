@@ -30,9 +30,7 @@ class DecodingSetting:
         """Whether any token of a model of so many decoder layers can leave early: a threshold of 1 without
         decay lets none, nor does a minimum layer that is not below full depth."""
         policy = self.policy
-        if policy.static_layer is not None and bool(
-            (torch.as_tensor(policy.static_layer) < num_layers).any()
-        ):
+        if policy.static_layer is not None and int(torch.as_tensor(policy.static_layer).min()) < num_layers:
             return True
         tried = any(policy.tries_exit(layer, num_layers) for layer in range(1, num_layers))
         lowest = float(torch.as_tensor(policy.threshold).min())
