@@ -30,8 +30,15 @@ class Prepared:
         return len(self.input_ids)
 
     @property
+    def max_length(self) -> int:
+        """Of a text with its prefix: a caller's own criterion stands in the place of the config's. A text
+        has one new token at least."""
+        given = [each.max_length for each in self.criteria if type(each) is MaxLengthCriteria]
+        return max(min(given, default=self.config.max_length), self.input_ids.shape[1] + 1)
+
+    @property
     def max_new_tokens(self) -> int:
-        return self.config.max_length - self.input_ids.shape[1]
+        return self.max_length - self.input_ids.shape[1]
 
 
 def greedy_choice(prepared: Prepared) -> GreedyChoice | None:
@@ -56,7 +63,7 @@ class Choice:
     def __init__(self, prepared: Prepared, drafts: bool):
         """drafts: whether tokens may be chosen anew; the streamer then gets those that are `settled`."""
         config, (rows, prefix_length) = prepared.config, prepared.input_ids.shape
-        self.sequences = prepared.input_ids.new_full((rows, config.max_length), padding_of(config))
+        self.sequences = prepared.input_ids.new_full((rows, prepared.max_length), padding_of(config))
         self.sequences[:, :prefix_length] = prepared.input_ids
         self._processors, self._criteria = prepared.processors, prepared.criteria
         self._config, self._streamer = config, prepared.streamer
@@ -101,8 +108,9 @@ class Choice:
         return result
 
     def settled(self, row: int, length: int) -> None:
-        """What the first `length` tokens of a text are is final."""
-        if self._streamer is not None:
+        """What the first `length` tokens of a text are is final: those that may have been chosen anew are
+        streamed now."""
+        if self._streamer is not None and self._drafts:
             for token in self.sequences[row, self._streamed : length].cpu():
                 self._streamer.put(token[None])
             self._streamed = length

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.linear import has_native
 from early_exit.models.generation import reference_generate
+from early_exit.policy import VERIFICATIONS
 from tests.strategies import examples, shortlists
 from tests.tiny import FAMILIES, HEADS, MODELS, source_batch
 
@@ -145,9 +146,14 @@ class Stream:
         self.ended = True
 
 
-def test_a_draft_is_streamed_once_it_is_settled():
-    stream, policy = Stream(), ExitPolicy(static_layer=1, verify="exact")
-    text = MODELS["t5"].generate(**source_batch(1, 9), max_new_tokens=9, exit_policy=policy, streamer=stream)
+@pytest.mark.parametrize("options", [{}, {"do_sample": True}])
+@pytest.mark.parametrize("verify", VERIFICATIONS)
+def test_a_draft_is_streamed_once_when_it_is_settled(verify, options):
+    if options and verify == "rollback":
+        return  # for greedy decoding
+    stream, policy = Stream(), ExitPolicy(static_layer=1, verify=verify, max_draft=3)
+    options = options | {"max_new_tokens": 9, "exit_policy": policy, "streamer": stream}
+    text = MODELS["t5"].generate(**source_batch(1, 9), **options)
     assert stream.ended
     assert stream.tokens == text[0].tolist()
 
@@ -173,3 +179,12 @@ def test_drafts_stream_one_row():
     policy = ExitPolicy(static_layer=1, verify="exact")
     with pytest.raises(ValueError, match="stream one row, got 2"):
         MODELS["t5"].generate(**source_batch(2, 5), exit_policy=policy, streamer=Stream())
+
+
+@pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_exact_drafts_through_a_screen_write_full_depths_text_through_it(precision):
+    inputs = source_batch(4, 9) | {"max_new_tokens": 11, "engine_precision": precision}
+    policy = ExitPolicy(measure="softmax", threshold=0.05, verify="exact", screen=True)
+    expected = MODELS["t5"].generate(**inputs, exit_policy=ExitPolicy(screen=True))
+    assert torch.equal(MODELS["t5"].generate(**inputs, exit_policy=policy), expected)

@@ -12,7 +12,9 @@ from transformers import (
     ByT5Tokenizer,
     GenerationConfig,
     LongT5ForConditionalGeneration,
+    MaxLengthCriteria,
     MT5ForConditionalGeneration,
+    StoppingCriteriaList,
     T5ForConditionalGeneration,
     UMT5ForConditionalGeneration,
 )
@@ -110,6 +112,20 @@ def test_stop_strings_stop():
     assert torch.equal(model.generate(**options, exit_policy=FULL_DEPTH), expected)
     with pytest.raises(ValueError, match="tokenizer"):
         model.generate(**inputs, stop_strings=stop, exit_policy=FULL_DEPTH)
+
+
+@pytest.mark.parametrize("limit", [1, 4, 30])
+@pytest.mark.parametrize("options", [{}, {"no_repeat_ngram_size": 2}])
+def test_a_criterion_of_length_stands_in_the_place_of_the_config(limit, options):
+    criteria = StoppingCriteriaList([MaxLengthCriteria(limit)])
+    options = {
+        **source_batch(3, 9),
+        "max_length": 15,
+        "stopping_criteria": criteria,
+        "eos_token_id": None,
+    } | options
+    expected = MODELS["t5"].generate(**options)
+    assert torch.equal(MODELS["t5"].generate(**options, exit_policy=FULL_DEPTH), expected)
 
 
 @pytest.mark.slow
