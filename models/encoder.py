@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.kernels.native.encoder import NativeEncoder
@@ -51,7 +52,7 @@ class _PlainEncoder(nn.Module):
 
 
 class _CompiledEncoder(nn.Module):
-    """The compiled encoder, for sources whose real tokens lie in a row; `plain` for others."""
+    """The compiled encoder, for sources whose real tokens lie in a row; `plain` for the others of a batch."""
 
     def __init__(self, model, precision: str, plain: nn.Module):
         super().__init__()
@@ -60,31 +61,40 @@ class _CompiledEncoder(nn.Module):
         self._plain = plain
 
     def forward(self, return_dict: bool = True, **kwargs) -> BaseModelOutput:
-        """As of `_PlainEncoder`; what is padding is 0."""
+        """As of `_PlainEncoder`, and nothing but the last states; padding of sources in a row is 0."""
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
-        asked = any(kwargs.get(name) for name in ("output_attentions", "output_hidden_states"))
-        tokens = kwargs.get("input_ids") if embeds is None else embeds[..., 0]
-        real = np.ones(tokens.shape, bool) if mask is None else mask.numpy() != 0  # [sources, length]
-        if asked or not _in_a_row(real):
-            return self._plain(**kwargs)
         given = kwargs["input_ids"] if embeds is None else embeds
+        real = np.ones(given.shape[:2], bool) if mask is None else mask.numpy() != 0  # [sources, length]
+        in_a_row = _in_a_row(real)
+        if in_a_row.all():
+            return BaseModelOutput(last_hidden_state=self._compiled(given, real))
+        some, others = (torch.from_numpy(rows) for rows in (in_a_row, ~in_a_row))
+        name = "input_ids" if embeds is None else "inputs_embeds"
+        plain = self._plain(**{name: given[others], "attention_mask": mask[others]}).last_hidden_state
+        states = plain.new_zeros(*real.shape, plain.shape[-1], dtype=torch.float32)
+        states[others] = plain.float()
+        if in_a_row.any():
+            states[some] = self._compiled(given[some], real[in_a_row])
+        return BaseModelOutput(last_hidden_state=states)
+
+    def _compiled(self, given: Tensor, real: np.ndarray) -> Tensor:
+        """[sources, length, d_model]. given: tokens [sources, length] or embedded ones; real: [sources,
+        length], those that are no padding."""
         if real.all():  # as most calls are; without the indexing
-            states = self._states(given.flatten(0, 1), embeds)
-            encoded = self._native(states, real.sum(-1)).unflatten(0, real.shape)
-            return BaseModelOutput(last_hidden_state=encoded)
+            return self._native(self._states(given.flatten(0, 1)), real.sum(-1)).unflatten(0, real.shape)
         indices = torch.from_numpy(real)
-        encoded = self._native(self._states(given[indices], embeds), real.sum(-1))
+        encoded = self._native(self._states(given[indices]), real.sum(-1))
         padded = encoded.new_zeros(*real.shape, encoded.shape[-1])
         padded[indices] = encoded
-        return BaseModelOutput(last_hidden_state=padded)
+        return padded
 
-    def _states(self, given: Tensor, embeds: Tensor | None) -> Tensor:
-        """[tokens, d_model], embedded."""
-        return self._embedding[given] if embeds is None else given
+    def _states(self, given: Tensor) -> Tensor:
+        """[tokens, d_model], embedded. Raises IndexError for tokens that the vocabulary does not have."""
+        return given if given.is_floating_point() else functional.embedding(given, self._embedding)
 
 
-def _in_a_row(real: np.ndarray) -> bool:
+def _in_a_row(real: np.ndarray) -> np.ndarray:
     """Whether each source has real tokens, one after the other: positions then differ as they do without
-    padding."""
+    padding. [sources, length] → [sources]."""
     starts = np.diff(real.astype(np.int8), axis=1, prepend=0) == 1
-    return bool((starts.sum(axis=1) == 1).all())
+    return starts.sum(axis=1) == 1

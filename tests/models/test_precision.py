@@ -65,6 +65,55 @@ def test_rows_decode_bit_for_bit_as_they_do_alone(threshold, precision):
         assert torch.equal(own.nan_to_num(-1), other.nan_to_num(-1))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_confidences_of_propagated_tokens_do_not_depend_on_how_many_rows_ask(precision):
+    """One row gathers its tokens' rows of the head; five compute all logits."""
+    inputs = source_batch(5, longest=9)
+    options = {
+        "max_new_tokens": 10,
+        "exit_policy": ExitPolicy(measure="softmax", threshold=0.3, top_k=3),
+        "engine_precision": precision,
+        "return_dict_in_generate": True,
+    }
+    together = MODELS["t5"].generate(**inputs, **options)
+    for row in range(5):
+        length = int(inputs["attention_mask"][row].sum())
+        alone = MODELS["t5"].generate(input_ids=inputs["input_ids"][row : row + 1, :length], **options)
+        steps = alone.exit_layers.shape[1]
+        assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
+        own, other = together.confidences[row, :steps], alone.confidences[0]
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.no_grad()
+def test_a_source_is_encoded_as_it_is_alone_whatever_stands_beside_it(family, precision):
+    """Beside one with padding between its tokens, or with nothing else, too; and whatever is returned."""
+    inputs, encoder = source_batch(4, longest=9), engine_encoder(MODELS[family], precision)
+    inputs["attention_mask"][1] = torch.tensor([1, 1, 0, 1, 1, 1, 0, 0, 1])
+    inputs["attention_mask"][2] = 0
+    together = encoder(**inputs).last_hidden_state
+    for row in range(4):
+        own = {name: tensor[row : row + 1] for name, tensor in inputs.items()}
+        for more in ({}, {"output_attentions": True}):
+            alone = encoder(**own, **more).last_hidden_state
+            torch.testing.assert_close(together[row], alone[0], rtol=1e-5, atol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize("token", [-1, -100, 97, 10**6])
+@pytest.mark.parametrize("name", ["input_ids", "decoder_input_ids", "decoder_start_token_id"])
+def test_tokens_outside_the_vocabulary_are_refused(name, token):
+    inputs = source_batch(2, 5) | {"max_new_tokens": 3}
+    if name == "input_ids":
+        inputs["input_ids"][1, 0] = token
+    else:
+        inputs[name] = token if name == "decoder_start_token_id" else torch.tensor([[0, token], [0, 5]])
+    with pytest.raises((IndexError, ValueError), match=r"index out of range|allowed: 0 to 96"):
+        MODELS["t5"].generate(**inputs, exit_policy=FULL_DEPTH)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_int8_chooses_likely_tokens(family):
     """Random models hardly prefer one token to the next: what int8 chooses is at least among the first."""

@@ -197,6 +197,11 @@ def _check(number: int, prompt: Prompt, rows: Rows) -> None:
             f"nothing to decode: prompt {number} has a source of {length} tokens and a prefix of "
             f"{len(prompt.prefix)}"
         )
+    # The compiled loop reads the embedding without a check.
+    vocabulary = len(rows.kernels.tensors.embedding)
+    for token in (int(prompt.prefix.min()), int(prompt.prefix.max())):
+        if not 0 <= token < vocabulary:
+            raise ValueError(f"prompt {number} starts with token {token}; allowed: 0 to {vocabulary - 1}")
     spec, slots = rows.kernels.tensors.spec, len(rows.prompt)
     needed = 2 * rows.num_layers * slots * length * spec.heads * spec.head_dim * rows.kernels.dtype.itemsize
     if length > rows.sources.capacity:

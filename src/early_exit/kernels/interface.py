@@ -184,12 +184,12 @@ class Kernels(Protocol):
         the outputs themselves at full depth. `logits` and its like take what this gives."""
         ...
 
-    def head_inputs(self, states: Tensor) -> Tensor:
-        """What the rows of `tensors.head` are multiplied with for logits. [n, d_model] → the same."""
-        ...
-
     def logits(self, states: Tensor) -> Tensor:
         """Of an exit. [n, d_model] → [n, vocabulary] float32."""
+        ...
+
+    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """The same of some tokens [n, K] int64 of each state. [n, d_model] → [n, K] float32."""
         ...
 
     def top(self, states: Tensor) -> Top:

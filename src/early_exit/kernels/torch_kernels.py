@@ -58,7 +58,6 @@ class TorchKernels:
         self._head = Linear(self.folded_head())
         adapters = () if tensors.exit_adapters is None else tensors.exit_adapters.to(self.dtype)
         self._adapters = [Linear(adapter) for adapter in adapters]
-        self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._biases = _Biases(tensors, self.dtype)
 
     def folded_head(self, tokens: Tensor | slice = slice(None)) -> Tensor:
@@ -75,15 +74,15 @@ class TorchKernels:
     def logits(self, states: Tensor) -> Tensor:
         return self._head(normed(states, self.norm_floor)).float()
 
+    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
+        inputs = normed(states, self.norm_floor).to(self.dtype)
+        return torch.bmm(self.folded_head(tokens), inputs[:, :, None])[:, :, 0].float()
+
     def top(self, states: Tensor) -> Top:
         return _top(self.logits(states))
 
     def shortlist(self, tokens: Tensor) -> "TorchShortlist":
         return TorchShortlist(self, tokens.to(self.device))
-
-    def head_inputs(self, states: Tensor) -> Tensor:
-        """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
-        return normed(states, self.norm_floor) * self._head_input_scale
 
     def run(
         self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
@@ -279,4 +278,4 @@ class _Layer:
 def _after_norm(norm: Tensor, *weights: Tensor) -> Tensor:
     """Weights of projections of one normed input: one product of what `normed` gives."""
     together = torch.cat([weight.float() for weight in weights])
-    return together * norm.float() * math.sqrt(together.shape[1])
+    return together * norm.float() * math.sqrt(together.shape[-1])

@@ -68,9 +68,7 @@ class TopKHead(FullHead):
         cheap_head = PRECISIONS[kernels.precision].head_bytes == 1  # its products cost less than gathering
         if cheap_head or ids.numel() > _GATHER_BELOW * self._vocabulary:
             return kernels.logits(states).gather(1, ids)
-        rows = kernels.tensors.head[ids].to(kernels.dtype)  # [n, K, d_model]
-        inputs = kernels.head_inputs(states).to(rows.dtype)
-        return torch.bmm(rows, inputs[:, :, None])[:, :, 0].float()  # [n, K]
+        return kernels.logits_of(states, ids)
 
 
 class _Propagated:

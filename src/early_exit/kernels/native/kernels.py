@@ -47,7 +47,6 @@ class NativeKernels:
         self.dtype = torch.bfloat16 if precision in ("bfloat16", "w8a8") else torch.float32
         self.norm_floor = torch.tensor(math.sqrt(spec.d_model * spec.norm_epsilon))
         self.embedding = floats(tensors.embedding)
-        self._head_input_scale = tensors.final_norm.float() * (tensors.head_scale * math.sqrt(spec.d_model))
         self._library = native_library()
         self.decoder = self._library.ee_decoder(ctypes.byref(Sizes.of(spec)), len(tensors.layers))
         if self.decoder is None:
@@ -72,11 +71,6 @@ class NativeKernels:
 
     def embed(self, tokens: np.ndarray) -> Tensor:
         return self.embedding[torch.from_numpy(tokens)]
-
-    def head_inputs(self, states: Tensor) -> Tensor:
-        """What the rows of `tensors.head` are multiplied with. [n, d_model] → the same."""
-        norms = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self.norm_floor)
-        return states / norms * self._head_input_scale
 
     def run(
         self, items: Items, states: Tensor, first: int, last: int, cache: KVCache, sources: SourceCache
@@ -104,6 +98,16 @@ class NativeKernels:
 
     def logits(self, states: Tensor) -> Tensor:
         return self.head.logits(states)
+
+    def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
+        tensors, width = self.tensors, self.tensors.spec.d_model
+        norms = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self.norm_floor)
+        inputs = states / norms * math.sqrt(width)
+        if self.head_precision == "bfloat16":  # whose rows are rounded with the norm folded in
+            rows = self.folded_head(tokens).bfloat16().float()
+        else:
+            rows, inputs = floats(tensors.head[tokens]), inputs * (tensors.final_norm * tensors.head_scale)
+        return torch.bmm(rows, inputs[:, :, None])[:, :, 0]  # [n, K, d_model] · [n, d_model, 1]
 
     def top(self, states: Tensor) -> Top:
         return self.head.top(states)

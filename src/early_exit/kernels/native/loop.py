@@ -120,8 +120,9 @@ class NativeLoop:
         exit_head, shortlist = reads.exit_head, reads.shortlist
         # Kept as long as the library holds their address.
         self._adapters = np.array([each.address for each in self._kernels.adapters], np.uint64)
+        self._native_heads = None if exit_head is None else exit_head.native
         return {
-            "exit_heads": None if exit_head is None else ctypes.addressof(exit_head.native.array),
+            "exit_heads": None if exit_head is None else ctypes.addressof(self._native_heads.array),
             "shortlist": None if shortlist is None else shortlist.matrix.address,
             "shortlisted": None if shortlist is None else _address(shortlist.numbers),
             "adapters": _address(self._adapters) if len(self._adapters) else None,
@@ -134,6 +135,7 @@ class NativeLoop:
         """What the library reads and writes of rows, by its name in `Loop`. All but the embedding have a row
         a slot. steps: new tokens of a row; drafts: those that may wait for their check."""
         slots, planned = len(self._rows.prompt), self._planned_steps
+        drops = self._policy.verify not in (None, "parallel")
         return {
             "embedding": self._kernels.embedding,
             "thresholds": np.zeros(slots),
@@ -148,7 +150,7 @@ class NativeLoop:
             "since": np.zeros(slots, np.int32),
             "waits": np.zeros(slots, np.int32),
             "counts": np.zeros((slots, 6), np.int64),
-            "dropped": np.zeros((slots, steps * drafts if self._policy.verify else 0, 2), np.int32),
+            "dropped": np.zeros((slots, steps * drafts if drops else 0, 2), np.int32),
             "ended": np.zeros(slots, np.uint8),
         } | {name: getattr(self._rows, name) for name in _POINTERS[:5]}
 

@@ -13,7 +13,7 @@ namespace {
 constexpr size_t AHEAD = 4096;
 template <int ITEMS>
 inline void fetch_ahead(const void* weights) {
-  if (ITEMS <= 2) __builtin_prefetch((const char*)weights + AHEAD);
+  if (ITEMS < TILE) __builtin_prefetch((const char*)weights + AHEAD);
 }
 
 template <int ITEMS, class Weight>
