@@ -5,13 +5,18 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from early_exit.calibration.monitor import Monitor
+from early_exit.models.effective_generation import decoder_prefix, merged_config
 from early_exit.policy import ExitPolicy
 
-_OF_ROWS = ("input_ids", "inputs", "attention_mask")
+_OF_ROWS = (
+    "input_ids", "inputs", "attention_mask", "inputs_embeds", "encoder_outputs", "decoder_input_ids",
+    "decoder_attention_mask",
+)  # fmt: skip
 
 
 class Audit:
@@ -43,8 +48,8 @@ class Audit:
     def generate(self, model, policy: ExitPolicy, precision: str | None, options: dict[str, Any]) -> Any:
         """What `model.generate` returns. Raises ValueError for sampling, whose texts differ without exits
         too."""
-        config = options.get("generation_config") or model.generation_config
-        if options.get("do_sample", config.do_sample):
+        config, _ = merged_config(model, options)
+        if config.do_sample:
             raise ValueError("an audit compares greedy texts: pass do_sample=False")
         full = {"exit_policy": ExitPolicy(), "engine_precision": "float32"}
         if self.fall_back and self.monitor.alarmed:
@@ -55,17 +60,15 @@ class Audit:
             rows = [row for row in range(len(sequences)) if self._random.random() < self._share]
         if rows:
             others = {name: value for name, value in options.items() if name != "streamer"}
-            chosen = {name: others[name][rows] for name in _OF_ROWS if others.get(name) is not None}
+            chosen = {name: _of_rows(others[name], rows) for name in _OF_ROWS if others.get(name) is not None}
             texts = model.generate(**(others | chosen | {"return_dict_in_generate": False}), **full)
-            self._observe(model, sequences[rows], texts)
+            prefix, _ = decoder_prefix(config, options.get("decoder_input_ids"))
+            self._observe(config, sequences[rows, prefix:], texts[:, prefix:])
         return output
 
-    def _observe(self, model, early: Tensor, full: Tensor) -> None:
-        ends = model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
-        pairs = [
-            (_new_tokens(own, ends), _new_tokens(other, ends)) for own, other in zip(early, full, strict=True)
-        ]
+    def _observe(self, config: GenerationConfig, early: Tensor, full: Tensor) -> None:
+        """config: of the call; early, full: [audited, length], new tokens."""
+        pairs = [(_text(own, config), _text(other, config)) for own, other in zip(early, full, strict=True)]
         losses = [self._loss(own, other) for own, other in pairs]
         with self._lock:
             for loss in losses:
@@ -74,8 +77,16 @@ class Audit:
                 self._save(self.monitor)
 
 
-def _new_tokens(sequence: torch.Tensor, ends: set[int]) -> list[int]:
-    """Without the start token, and up to the first that ends a text."""
-    tokens = sequence[1:].tolist()
-    end = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[:end]
+def _of_rows(value: Any, rows: list[int]) -> Any:
+    """Some rows of an argument of `generate`: of a tensor, or of an encoder's output."""
+    return value[rows] if isinstance(value, Tensor) else BaseModelOutput(last_hidden_state=value[0][rows])
+
+
+def _text(tokens: Tensor, config: GenerationConfig) -> list[int]:
+    """Up to the first token that ends a text, and without the padding of one that ended otherwise."""
+    ends, text = config.eos_token_id, tokens.tolist()
+    ends = set(ends if isinstance(ends, list) else [ends])
+    end = next((index for index, token in enumerate(text) if token in ends), len(text))
+    while end and text[end - 1] == config.pad_token_id:
+        end -= 1
+    return text[:end]

@@ -44,7 +44,7 @@ def effective_generation(model, options: dict[str, Any]) -> dict[str, Any]:
     arguments = {name: options[name] for name in _ARGUMENTS & set(options)} | rest
     if _keeps_all(arguments.get("decoder_attention_mask")):
         del arguments["decoder_attention_mask"]
-    prefix, decoder_input_ids = _prefix(config, arguments.pop("decoder_input_ids", None))
+    prefix, decoder_input_ids = decoder_prefix(config, arguments.pop("decoder_input_ids", None))
     configs = [given, model.generation_config]
     default_length = options.get("max_length") is None and not any(_max_length(each) for each in configs)
     values = _of_config(config, prefix, default_length)
@@ -134,7 +134,7 @@ def _keeps_all(mask: Tensor | None) -> bool:
     return mask is not None and bool((mask != 0).all())
 
 
-def _prefix(config: GenerationConfig, decoder_input_ids: Tensor | None) -> tuple[int, list | None]:
+def decoder_prefix(config: GenerationConfig, decoder_input_ids: Tensor | None) -> tuple[int, list | None]:
     """Length of what the decoder starts with, and its tokens; None for the start token, which is usual."""
     start = config.decoder_start_token_id
     start = config.bos_token_id if start is None else start

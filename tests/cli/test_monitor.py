@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig, MaxLengthCriteria, StoppingCriteriaList
 
 import run_monitor
 from early_exit import ExitPolicy
@@ -43,6 +43,38 @@ def test_an_audit_compares_with_full_depth_and_changes_no_text(policy):
         assert early == texts[row, 1 : 1 + len(early)].tolist()
         assert full == plain[row, 1 : 1 + len(full)].tolist()
     assert (audit.monitor.total > 0) == (policy is EXITS)
+
+
+@pytest.mark.parametrize("more", ["ends", "config", "prefix", "length"])
+def test_an_audit_compares_texts_whatever_ends_them(more):
+    """Full depth with itself: no loss, whatever part of the batch is drawn."""
+    model, inputs = tiny_model(), source_batch(6, 9)
+    plain = model.generate(**inputs, max_new_tokens=9, exit_policy=ExitPolicy())
+    ends = plain[:3, 3].tolist()
+    options = {
+        "ends": {"eos_token_id": ends},
+        "config": {
+            "generation_config": GenerationConfig(eos_token_id=ends, decoder_start_token_id=0, pad_token_id=0)
+        },
+        "prefix": {
+            "decoder_input_ids": torch.tensor([[0, 1, place] for place in range(2, 8)]),
+            "eos_token_id": ends,
+        },
+        "length": {"stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(5)])},
+    }[more]
+    audit, seen = (
+        Audit(Monitor(0.1), lambda early, full: seen.append(early) or mismatch(early, full), 0.5, seed=3),
+        [],
+    )
+    for _ in range(3):
+        texts = model.generate(
+            **inputs, **({"max_new_tokens": 9} | options), exit_policy=ExitPolicy(), audit=audit
+        )
+    assert 3 < audit.monitor.audits < 18
+    assert audit.monitor.total == 0
+    start = 3 if more == "prefix" else 1
+    assert all(any(text == row[start : start + len(text)] for row in texts.tolist()) for text in seen)
+    assert all(token not in ends for text in seen for token in text) or more == "length"
 
 
 def test_a_share_is_audited_and_alarm_falls_back():
