@@ -18,8 +18,7 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
     measure = None if policy.measure is None else get_measure(policy.measure)
     if measure is not None and measure.needs_full_depth:
         layers = np.full_like(layers, len(model.decoder.block))
-    # Exits tried, and then the token chosen; one that leaves was tried where its token is chosen.
-    looks = np.maximum(1, layers - max(policy.min_layer, 1) + 1)
+    looks = _looks(model, policy, layers)
     cost = layers * _layer_weights(model) * size + _lm_head_bytes(model, setting, looks, layers)
     cost = cost + _adapter_bytes(model, setting, looks, layers)
     if measure is not None and measure.needs_exit_head:
@@ -27,6 +26,17 @@ def bytes_per_token(model, setting: DecodingSetting, layers: np.ndarray) -> np.n
         asked = looks - _last(model, policy, layers)  # at the last layer there is nothing to decide
         cost = cost + asked * size * sum(parameter.numel() for parameter in head.parameters())
     return cost
+
+
+def _looks(model, policy: ExitPolicy, layers: np.ndarray) -> np.ndarray:
+    """How often a token is looked at: at the exits that are tried, and where it is chosen; one that leaves
+    was tried there. Beyond `max_layer` nobody is asked, and those that get there go to the last layer."""
+    last = policy.last_layer(len(model.decoder.block))
+    looks = layers - max(policy.min_layer, 1) + 1
+    if policy.max_layer is not None and policy.max_layer < last:
+        beyond = np.maximum(0, layers - policy.max_layer) / (last - policy.max_layer)  # the fewest tokens
+        looks = looks - beyond * (last - policy.max_layer - 1)
+    return np.maximum(1, looks)
 
 
 def _layer_weights(model) -> int:

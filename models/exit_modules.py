@@ -62,8 +62,11 @@ class ExitModules(Family):
     def add_exit_heads(self, name: str, shared: bool = False) -> ExitHeads:
         """New, untrained heads under a name of `early_exit.heads`, in the place of any that were there.
 
-        shared: one head for all layers. Raises ValueError for a name that is none.
+        shared: one head for all layers. Raises ValueError for a name that is none, and for a decoder of one
+        layer, which has no exit.
         """
+        if self.num_exits < 2:
+            raise ValueError(f"exit head {name!r} needs an exit below full depth; the decoder has one layer")
         made = {"shared": shared, "backbone": backbone_fingerprints(self)}
         self.config.exit_heads = {**(getattr(self.config, "exit_heads", None) or {}), name: made}
         heads = new_exit_heads(self.config, name).to(self.device)

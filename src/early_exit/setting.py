@@ -38,8 +38,8 @@ class DecodingSetting:
 
     def is_full_model(self, num_layers: int) -> bool:
         """Whether the texts are the full model's by construction: no exits, in float32, and tokens chosen
-        from all."""
-        from_all = not self.policy.shortlist_at_full_depth
+        from all, not from a shortlist or the K of an earlier layer."""
+        from_all = not self.policy.shortlist_at_full_depth and self.policy.top_k is None
         return self.precision == "float32" and from_all and not self.exits(num_layers)
 
     def is_exact(self, num_layers: int) -> bool:

@@ -42,6 +42,7 @@ def test_a_static_layer_below_full_depth_is_an_exit_whatever_the_threshold(polic
         (DecodingSetting(ExitPolicy(static_layer=torch.tensor([4, 3]))), False),
         (DecodingSetting(ExitPolicy(measure="softmax", threshold=1.0)), True),
         (DecodingSetting(ExitPolicy(measure="softmax", threshold=1.0), "int8"), False),  # other numbers
+        (DecodingSetting(ExitPolicy(measure="softmax", threshold=1.0, top_k=2)), False),  # of the first layer
         (DecodingSetting(ExitPolicy(measure="softmax", threshold=torch.tensor([1.0, 0.9]))), False),
     ],
 )

@@ -102,6 +102,15 @@ def test_measures_read_what_the_reference_reads(measure, threshold, min_layer, s
     assert cost([layers], **policy) == pytest.approx([4 * weights], rel=1e-6, abs=unknown)
 
 
+@pytest.mark.parametrize("last_asked", [1, 2, 3])
+@pytest.mark.parametrize("static_layer", [None, 3])
+def test_beyond_the_last_exit_nobody_is_asked(last_asked, static_layer):
+    """Where all leave there or go on to the last layer, the mean of layers says how many did which."""
+    policy = {"measure": "softmax", "threshold": 0.05, "min_layer": last_asked, "max_layer": last_asked}
+    weights, layers = counted(**policy, static_layer=static_layer)
+    assert cost([layers], **policy, static_layer=static_layer) == pytest.approx([4 * weights], rel=1e-6)
+
+
 def test_the_oracle_runs_all_layers():
     assert cost([2.0], measure="oracle", threshold=0.5) == cost([4.0], measure="softmax", threshold=0.5)
 

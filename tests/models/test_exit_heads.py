@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from early_exit import ExitPolicy
 from early_exit.models.exit_heads import ExitHead
 from early_exit.models.head_training import agreement_with_full_depth, head_log_odds, head_training_loss
 from early_exit.models.loading import load_model
+from early_exit.models.t5 import EarlyExitT5
 from tests.tiny import HEADS, source_batch, tiny_model
 
 
@@ -139,3 +140,11 @@ def test_heads_compute_in_every_precision(precision):
         left = output.exit_layers[~output.confidences.isnan()]
         assert len(left) > 0
         assert output.confidences.nanmean() > 0.3
+
+
+def test_a_decoder_of_one_layer_has_no_exit_to_ask():
+    config = T5Config(
+        vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2
+    )
+    with pytest.raises(ValueError, match="needs an exit below full depth; the decoder has one layer"):
+        EarlyExitT5(config).add_exit_heads("MLP")
