@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class Ledger:
         """Of a calibration that has not run yet, or runs again. identity: all that it depends on, JSON
         values; documents: hashes of its prompts; epsilon: asked for. spends: the k-th attempt gets
         ε·6/(π²k²), so that all together keep ε."""
-        own, before = attempt_id(identity, documents), []
-        for each in self._started():
-            if each["attempt"] == own:
-                break
-            if not set(documents).isdisjoint(each["documents"]):
-                before.append(each["epsilon"])
+        own = attempt_id(identity, documents)
+        before = [
+            each["epsilon"]
+            for each in self._started_before(own)
+            if not set(documents).isdisjoint(each["documents"])
+        ]
         number = len(before) + 1
         own_epsilon = epsilon * 6 / (math.pi * number) ** 2 if spends else epsilon
         return Attempt(number, own_epsilon, math.fsum([*before, own_epsilon]))
@@ -65,22 +66,16 @@ class Ledger:
         """Notes what came of it."""
         self._append({"attempt": attempt_id(identity, documents), "outcome": outcome}, warns=False)
 
-    def _started(self) -> list[dict[str, Any]]:
-        """The attempts of all files, each once, in the order in which they began."""
-        found: dict[str, dict[str, Any]] = {}
-        for file in self._files:
-            try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except FileNotFoundError:
-                continue
-            for number, line in enumerate(lines, start=1):
-                try:
-                    entry = json.loads(line)
-                    if "documents" in entry:
-                        found.setdefault(entry["attempt"], entry)
-                except (ValueError, TypeError, KeyError):
-                    warnings.warn(f"{file}, line {number} is no attempt and does not count", stacklevel=4)
-        return list(found.values())
+    def _started_before(self, own: str) -> list[dict[str, Any]]:
+        """The attempts of all files that began before this one, each once. Other models' attempts stand in
+        the data's ledger alone, so that each file tells what came before in it."""
+        files = [_attempts(file) for file in self._files]
+        noted = any(own in found for found in files)
+        before: dict[str, dict[str, Any]] = {}
+        for found in files:
+            if own in found or not noted:
+                before |= dict(takewhile(lambda each: each[0] != own, found.items()))
+        return list(before.values())
 
     def _append(self, line: dict[str, Any], warns: bool = True) -> None:
         """One write at the file's end: two runs at once do not mix their lines."""
@@ -95,6 +90,23 @@ class Ledger:
             except OSError as error:
                 if warns:
                     warnings.warn(f"no attempt is noted in {file}: {error.strerror}", stacklevel=3)
+
+
+def _attempts(file: Path) -> dict[str, dict[str, Any]]:
+    """Of a ledger's file, by their ids, in the order in which they began."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return found
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line) if line.strip() else {}
+            if "documents" in entry:
+                found.setdefault(entry["attempt"], entry)
+        except (ValueError, TypeError, KeyError):
+            warnings.warn(f"{file}, line {number} is no attempt and does not count", stacklevel=5)
+    return found
 
 
 def may_write(folder: Path) -> bool:

@@ -61,3 +61,24 @@ def test_either_ledger_is_enough_and_bad_lines_are_named(tmp_path):
     assert (two / LEDGER_FILE).read_text() == before
     with pytest.warns(UserWarning, match="no attempt is noted"):
         assert run(Ledger([tmp_path / "nowhere"]), "a").number == 1
+
+
+def test_a_repetition_keeps_its_number_whatever_other_models_have_tried(tmp_path):
+    """Each model has a ledger of its own beside the one of the data."""
+    places = [tmp_path / name for name in ("a", "b", "data")]
+    for place in places:
+        place.mkdir()
+    first, second = Ledger([places[0], places[2]]), Ledger([places[1], places[2]])
+    run(first, "model a", spends=True)
+    once = run(second, "model b", spends=True)
+    assert once.number == 2
+    assert run(second, "model b", spends=True) == once
+    third = run(first, "model a again", spends=True)
+    assert (third.number, run(first, "model a", spends=True).number) == (3, 1)
+    assert third.together < 0.05
+
+
+def test_line_separators_in_a_name_end_no_line(tmp_path):
+    ledger = Ledger([tmp_path])
+    run(ledger, "a\u2028b")
+    assert run(ledger, "c").number == 2
