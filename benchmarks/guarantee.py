@@ -28,8 +28,8 @@ from benchmarks.guarantee_draws import Table, at, at_the_boundary, monitored, tr
 from benchmarks.guarantee_figure import draw
 from early_exit.calibration import BOUNDS, Promise
 from util.files import read_json, write_json
+from util.held_out import naive_search
 from util.results import markdown_table, provenance
-from util.verdict import naive_search
 
 _COUNTS_ABOVE = 0.05  # a prompt's loss, for the binomial bound
 _SHARES = (0.9, 0.95)

@@ -13,7 +13,7 @@ from runner.calibration_tables import CalibrationRun, HeldOutCheck, Prompts, Seq
 from trainers.generation import GenerationTrainer
 from util.calibration_plan import CalibrationPlan
 from util.files import read_json, write_json
-from util.ledger import Attempt, Ledger
+from util.ledger import Attempt, Ledger, attempt_id
 from util.pipeline import certified_pipeline
 from util.run_folder import finish_sweep
 from util.verdict import Context, entry, verdict
@@ -48,6 +48,7 @@ def calibrate_exits(
     table, entries = _tested(run, check_run, context)
     result = {
         **asdict(context),
+        "attempt_id": attempt_id(identity, own.hashes),
         "fingerprint": context.fingerprint,
         "exit_calibration": _deployed(entries, plan, context, trainer),
         "deltas": entries,
@@ -72,7 +73,17 @@ def _tested(
     return table, [_entry(delta, table, check, context) for delta in run.plan.deltas]
 
 
+def _keep_other(folder: Path, attempt: str) -> None:
+    """The verdict of another attempt that is in the output folder, such as of another δ, gets a name of its
+    own: what it certifies may be in use."""
+    earlier = read_json(folder / CALIBRATION_FILE)
+    if earlier is not None and earlier.get("attempt_id") != attempt:
+        own = earlier.get("attempt_id", "earlier")[:8]
+        (folder / CALIBRATION_FILE).rename(folder / f"calibration-{own}.json")
+
+
 def _finish(folder: Path, result: dict[str, Any]) -> None:
+    _keep_other(folder, result["attempt_id"])
     write_json(folder / CALIBRATION_FILE, result)
     finish_sweep(folder)
     from util.report import write_report  # here, for matplotlib: a run that draws nothing starts earlier
@@ -133,12 +144,12 @@ def _entry(
 ) -> dict[str, Any]:
     """The verdict for a δ, printed."""
     found = table.certify(delta)
-    setting = table.plan.settings[table.first_exiting() if found.index is None else found.index]
+    setting = table.plan.settings[found.shown]
     result = entry(
         found,
         setting,
         check(setting) if check and found.certified else None,
-        None if found.certified else table.prompts_needed(delta),
+        None if found.certified else table.prompts_needed(found),
         context,
     )
     _print(table.trainer, verdict(result, context))

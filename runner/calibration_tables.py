@@ -1,7 +1,7 @@
 """The losses that a calibration is about, on the prompts that it calibrates and checks with: decoded, saved,
 and read again when a run goes on. `runner.calibration` builds on them."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from early_exit import DecodingSetting
 from early_exit.calibration import Calibration, PromptsNeeded
-from early_exit.calibration.thresholds import first_exiting
 from early_exit.models.hashes import json_hash
 from trainers.generation import GenerationSettings, GenerationTrainer
 from trainers.loss_table import Column, Kept, LossTable, Score, as_array, full_texts, loss_table
@@ -19,12 +18,11 @@ from trainers.sequential_table import LazyLosses
 from util.calibration_plan import CalibrationPlan
 from util.dissimilarity import QUALITY, loss
 from util.files import read_json, write_json
-from util.run_folder import LOSS_TABLE_FILE
+from util.held_out import HeldOut, naive_search
+from util.run_folder import LOSS_TABLE_FILE, SEQUENTIAL_FILE
 from util.run_texts import RunTexts
-from util.verdict import HeldOut, naive_search
 
 _NAIVE_SHARES = (0.9, 0.95)
-_SEQUENTIAL_FILE = "sequential.json"
 _TIMED = 64  # prompts that rivals are timed on
 
 
@@ -87,16 +85,17 @@ class CalibrationRun:
 class _SavedTable:
     """What a run knows of losses, in a file of the output folder that it goes on from."""
 
-    def __init__(self, name: str, run: CalibrationRun):
-        """name: of the file."""
+    def __init__(self, name: str, run: CalibrationRun, **more: Any):
+        """name: of the file. more: what its losses depend on beside the run's key and the loss itself."""
         self._run, self.trainer, self.plan, self._prompts = run, run.trainer, run.plan, run.prompts
         self._file = Path(self.trainer.args.output_dir) / name
+        self._key = {**run.key, "consistency": run.plan.consistency, "loss": run.plan.loss, **more}
         found = read_json(self._file, default={})
-        self._found = found if all(found.get(name) == value for name, value in run.key.items()) else {}
+        self._found = found if all(found.get(name) == value for name, value in self._key.items()) else {}
 
     def _save(self, **values) -> None:
         if self.trainer.is_world_process_zero():
-            write_json(self._file, {**self._run.key, **values, **self._run.source})
+            write_json(self._file, {**self._key, **values, **self._run.source})
 
 
 class Table(_SavedTable):
@@ -128,11 +127,11 @@ class Table(_SavedTable):
 
     def build(self) -> None:
         """Evaluates settings in turn; each chain of thresholds only as far as any δ may be certified."""
-        self.full, exits = self._column(DecodingSetting()), self.trainer.model.num_exits
+        self.full = self._column(DecodingSetting())
         for chain in self.plan.chains:
             for number in chain:
                 self.columns[number] = self._column(self.plan.settings[number])
-                if self.plan.settled(self.losses, chain, exits, self.groups):
+                if self.plan.settled(self.losses, chain, self.trainer.model, self.groups):
                     break
 
     def certify(self, delta: float) -> Calibration:
@@ -147,13 +146,11 @@ class Table(_SavedTable):
         costs = [1 / speeds[number] if number in speeds else np.inf for number in range(len(self.columns))]
         return self.plan.certify(*arguments, costs=np.array(costs))
 
-    def first_exiting(self) -> int:
-        """Of the settings that were evaluated."""
-        return first_exiting(self.losses, self.plan.full_depth(self.trainer.model.num_exits))
-
-    def prompts_needed(self, delta: float) -> PromptsNeeded | None:
-        """For a δ that was not certified."""
-        return self.plan.prompts_needed(self.losses, delta, self.trainer.model.num_exits)
+    def prompts_needed(self, found: Calibration) -> PromptsNeeded | None:
+        """For a δ that was not certified, at the setting that is shown for it."""
+        if self.plan.full_depth(self.trainer.model.num_exits)[found.shown]:
+            return None  # nothing exits
+        return self.plan.prompts_needed(self.losses[:, found.shown], found.delta, self.groups)
 
     def _speed(self, setting: DecodingSetting) -> float:
         """Tokens per second on the first prompts, measured once and kept with the table."""
@@ -210,7 +207,7 @@ class SequentialTable(_SavedTable):
     def __init__(self, run: CalibrationRun):
         """Reads the file."""
         settings = [each.to_dict() for each in run.plan.settings]
-        super().__init__(_SEQUENTIAL_FILE, replace(run, key=run.key | {"settings": settings}))
+        super().__init__(SEQUENTIAL_FILE, run, settings=settings)
         self.losses = self._found.get("losses") or [[] for _ in settings]
 
     def build(self) -> None:
@@ -231,12 +228,7 @@ class SequentialTable(_SavedTable):
             self._lazy, len(self._prompts.tokens), delta, self.trainer.model.num_exits
         )
 
-    def first_exiting(self) -> int:
-        """Of the settings."""
-        deep = self.plan.full_depth(self.trainer.model.num_exits)
-        return deep.index(False) if False in deep else 0
-
-    def prompts_needed(self, delta: float) -> None:
+    def prompts_needed(self, found: Calibration) -> None:
         """It says when it has enough."""
         return None
 
@@ -263,6 +255,7 @@ class HeldOutCheck:
         else:
             self._compared = full_texts(run.reference, trainer.args, self._tokens)
             losses = self._losses(self._full)
+        self._groups = run.prompts.groups
         self._texts = RunTexts(trainer, self._tokens)
         self._texts.add(DecodingSetting(), written, losses)
         self._known: dict[DecodingSetting, HeldOut] = {}
@@ -277,6 +270,7 @@ class HeldOutCheck:
                 block_avg=early.metrics["held_out_block_avg"],
                 speedup=early.metrics["held_out_tokens_per_second"]
                 / self._full.metrics["held_out_tokens_per_second"],
+                groups=self._groups,
             )
         return self._known[setting]
 

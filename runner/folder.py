@@ -5,7 +5,14 @@ from pathlib import Path
 
 from runner.values import Job
 from util.ledger import Ledger, may_write
-from util.run_folder import LOSS_TABLE_FILE, check_free, check_writable, prepare_sweep, prepare_training
+from util.run_folder import (
+    CALIBRATION_RESULTS,
+    SWEEP_RESULTS,
+    check_free,
+    check_writable,
+    prepare_sweep,
+    prepare_training,
+)
 
 
 def prepare_folder(job: Job, resume: Path | bool | None, shared: dict) -> Path | None:
@@ -17,11 +24,10 @@ def prepare_folder(job: Job, resume: Path | bool | None, shared: dict) -> Path |
     output, training = job.output, job.training
     check_writable(output.folder, "--output_dir")
     contents = [_content(file) for file in output.files]
-    if job.calibration is not None:
+    if job.calibration is not None or job.evaluation.sweeps:
+        results = SWEEP_RESULTS if job.calibration is None else CALIBRATION_RESULTS
         context = output.settings | {"files": contents} | shared
-        prepare_sweep(output.folder, context, output.overwrite, LOSS_TABLE_FILE)
-    elif job.evaluation.sweeps:
-        prepare_sweep(output.folder, output.settings | {"files": contents} | shared, output.overwrite)
+        prepare_sweep(output.folder, context, output.overwrite, results)
     elif training.do_train:
         settings = output.settings | {f"contents of {name}": digest for name, digest in contents}
         if resume is False and not training.should_save:

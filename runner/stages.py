@@ -55,6 +55,7 @@ def _calibrate(this: Run) -> None:
     plan.check_model(this.model)
     prompts = tokenized_prompts(this.texts, this.tokenizer, job.tokenization)
     own = prompts["calibration"]
+    plan.check_groups(own.groups)
     about = (job.tokenization, job.evaluation.full_depth, job.training.device)
     calibrated = (plan.settings, own.tokens["input_ids"])
     pipeline = pipeline_of(this.model, this.tokenizer, this.generation, *about, *calibrated)

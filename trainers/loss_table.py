@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from early_exit import DecodingSetting, ExitPolicy
+from early_exit.linear import has_native
 from early_exit.models.effective_generation import evaluation_options
 from early_exit.models.engines import engine_for
 from early_exit.models.hashes import json_hash
@@ -53,13 +54,15 @@ class PromptDecoder:
 
     def __init__(self, model, arguments, dataset):
         """arguments: `Seq2SeqTrainingArguments`, of batch size and decoding limits; dataset: rows of
-        `input_ids`."""
+        `input_ids`. keeps_full_depth: whether exact drafts write full depth's texts by construction."""
         self._model = model
         self.indices = list(range(arguments.process_index, len(dataset), arguments.world_size))
         self._sources = [Source.of(torch.tensor(dataset[index]["input_ids"])) for index in self.indices]
         self._rows, self._options = arguments.eval_batch_size, evaluation_options(arguments)
         self._states: dict[str, list[Tensor]] = {}
         self._model.eval()
+        # Other kernels round by the size of a block, and may decide a near tie differently.
+        self.keeps_full_depth = has_native(model.device)
 
     def decode(self, wanted: Sequence[int], policy: ExitPolicy, precision: str) -> list[Text]:
         """Texts of some of its prompts, by their number among `indices`."""
@@ -146,15 +149,17 @@ class LossTable:
         else:
             self.full = [full[index] for index in decoder.indices]
         self._texts: list[Text | None] = [None] * len(decoder.indices)
+        self._decoded_at = [0.0] * len(decoder.indices)  # thresholds, of the texts
         self._chain: DecodingSetting | None = None
 
     def column(self, setting: DecodingSetting) -> Column:
-        """Decodes a setting. Copies where the last one differs by a higher threshold alone; of exact
-        drafts, whose texts are known, decodes a sample."""
+        """Decodes a setting. Copies texts of the last one where it differs by the threshold alone and they
+        were decoded at a higher one; of exact drafts, whose texts are known, decodes a sample."""
         if setting == DecodingSetting():
             texts = self._at_full_depth(setting)
             return self._scored(texts, len(texts))
-        if setting.policy.verify == "exact" and (column := self._exact(setting)) is not None:
+        exact = setting.policy.verify == "exact" and self._decoder.keeps_full_depth
+        if exact and (column := self._exact(setting)) is not None:
             return column
         policy, precision = setting.policy, setting.precision
         chain = DecodingSetting(replace(policy, threshold=0.0), precision)
@@ -163,19 +168,23 @@ class LossTable:
         changed = [
             number
             for number, text in enumerate(self._texts)
-            if text is None or text.max_stay_confidence > policy.threshold - _ROUNDING
+            if text is None
+            or policy.threshold > self._decoded_at[number]
+            or text.max_stay_confidence > policy.threshold - _ROUNDING
         ]
         for number, text in zip(changed, self._decoder.decode(changed, policy, precision), strict=True):
-            self._texts[number] = text
+            self._texts[number], self._decoded_at[number] = text, policy.threshold
         return self._scored(self._texts, len(changed))
 
     def _exact(self, setting: DecodingSetting) -> Column | None:
-        """Losses of full depth in the setting's precision, and with its shortlist if that holds there too,
-        whose texts are decoded once; layers of a sample. None where texts of the sample are others, as
-        kernels that round by the size of a block may write."""
+        """Losses of full depth in the setting's precision, with its shortlist if that holds there too and its
+        screen, whose texts are decoded once; layers of a sample. None where texts of the sample are
+        others."""
         policy = setting.policy
         size = policy.shortlist if policy.shortlist_at_full_depth else None
-        deep = ExitPolicy(shortlist=size, shortlist_at_full_depth=size is not None)
+        # A screen answers for the head in float32, which in float32 changes nothing.
+        screen = policy.screen and setting.precision != "float32"
+        deep = ExitPolicy(screen=screen, shortlist=size, shortlist_at_full_depth=size is not None)
         deepest = DecodingSetting(deep, setting.precision)
         known = deepest in self._full_depth
         full, sample = self._at_full_depth(deepest), self._everyone[:_SAMPLED]

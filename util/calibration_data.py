@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from util.data import DataSource, load_split
+from util.data import DataSource, has_split, load_split
 from util.errors import UsageError
 from util.files import write_text
 
@@ -46,13 +46,13 @@ def calibration_texts(draw: Draw, data: DataSource, checkpoint: str | None) -> d
     order = list(range(len(validation)))
     random.Random(draw.seed).shuffle(order)
     chosen = _in_fixed_order(validation.select(order[:wanted]), "calibration")
-    if data.name is None and "test" not in data.files:
-        rest = validation.select(order[wanted:])
-    else:
+    if has_split("test", data):
         rest = _distinct(load_split("test", data, None, group_column=draw.group))
         both = set(map(_hash, chosen["document"])) & set(map(_hash, rest["document"]))
         if both:
             raise UsageError(f"{len(both)} documents stand in both validation and test data")
+    else:
+        rest = validation.select(order[wanted:])
     rest = _in_fixed_order(rest, "held out")
     rest = rest.select(range(min(len(rest), draw.check or len(rest))))
     texts = {"calibration": chosen} | ({"held_out": rest} if len(rest) > 1 else {})

@@ -18,12 +18,14 @@ from early_exit.calibration import (
     calibrate_chains,
     calibrate_expectation,
     calibrate_pareto,
+    check_groups,
     pareto_split,
     prompts_for_power,
     test_named,
 )
 from early_exit.calibration.lossless import with_lossless
-from early_exit.calibration.thresholds import Columns, first_exiting
+from early_exit.calibration.thresholds import Columns
+from early_exit.linear import has_native
 from early_exit.models.decoding_cost import bytes_per_token
 from util.errors import UsageError
 
@@ -110,31 +112,40 @@ class CalibrationPlan:
         except ValueError as error:
             raise UsageError(f"--calibrate_grid: {error}") from error
 
+    def check_groups(self, groups: Sequence[str] | None) -> None:
+        """Raises UsageError for groups that are too small to test. groups: [prompts], if any."""
+        try:
+            check_groups(groups, self.test)
+        except ValueError as error:
+            raise UsageError(f"--group_column: {error}") from error
+
     def full_depth(self, num_layers: int) -> list[bool]:
         """For each setting, whether its texts are by construction those that are compared with."""
         own = self.reference is None
         return [own and setting.is_full_model(num_layers) for setting in self.settings]
 
-    def lossless(self, losses: np.ndarray, num_layers: int) -> list[int]:
+    def lossless(self, losses: np.ndarray, model) -> list[int]:
         """Columns that exit and whose texts are the full model's by construction: exact drafts in its
-        precision. losses: as in `settled`; kernels that round by the size of a block may write others."""
-        if self.reference is not None:
+        precision, by the compiled kernels. Others round by the size of a block, and may write other texts.
+        losses: as in `settled`."""
+        if self.reference is not None or not has_native(model.device):
             return []
-        exact = [setting.precision == "float32" and setting.is_exact(num_layers) for setting in self.settings]
+        layers = model.num_exits
+        exact = [setting.precision == "float32" and setting.is_exact(layers) for setting in self.settings]
         return [index for index, known in enumerate(exact) if known and not losses[:, index].any()]
 
     def settled(
-        self, losses: np.ndarray, chain: Sequence[int], num_layers: int, groups: list[int] | None = None
+        self, losses: np.ndarray, chain: Sequence[int], model, groups: list[int] | None = None
     ) -> bool:
         """Whether no δ can be certified by further columns of a chain. losses: [prompts, settings], NaN where
-        a column was not evaluated; at least one column that exits is always evaluated."""
+        a column was not evaluated; at least one column that is tested is always evaluated."""
         if (
             self.promise.guarantee == "expectation"
             or self.test == "chains"
             or test_named(self.test).stops_early
         ):
-            evaluated = [index for index in chain if not np.isnan(losses[0, index])]
-            deep = self.full_depth(num_layers)
+            known, deep = self.lossless(losses, model), self.full_depth(model.num_exits)
+            evaluated = [index for index in chain if index not in known and not np.isnan(losses[0, index])]
             if all(deep[index] for index in evaluated):
                 return False
             return all(self._fails(losses[:, evaluated], delta, groups) for delta in self.deltas)
@@ -173,7 +184,7 @@ class CalibrationPlan:
         losses: as in `settled`; layers: [prompts] for each column, of what the model runs. groups: [prompts],
         whose means are promised each.
         """
-        lossless = self.lossless(losses, model.num_exits)
+        lossless = self.lossless(losses, model)
         if not lossless:
             return self._certify_tested(losses, layers, delta, model, groups, costs)
         ends = np.cumsum(self.lengths)
@@ -238,6 +249,7 @@ class CalibrationPlan:
         return Calibration(
             certified=bool(accepted),
             index=chosen,
+            shown=tested[place] if tested else 0,
             threshold=None if chosen is None else self.settings[chosen].policy.threshold,
             delta=delta,
             epsilon=self.epsilon,
@@ -285,12 +297,20 @@ class CalibrationPlan:
             smallest_delta=None if smallest is None else self.promise.promised(smallest, delta),
         )
 
-    def prompts_needed(self, losses: np.ndarray, delta: float, num_layers: int) -> PromptsNeeded | None:
-        """How many prompts δ would take at the first setting that exits, were all losses like these; None
-        where there is no such setting or no test. losses: as in `settled`."""
-        deep = self.full_depth(num_layers)
-        if all(deep) or self.promise.guarantee == "expectation":
+    def prompts_needed(
+        self, losses: np.ndarray, delta: float, groups: list[str] | None = None
+    ) -> PromptsNeeded | None:
+        """How many prompts δ would take at a setting, were all losses like these, and with groups as many of
+        each as here; of the group that needs most. None where nothing is tested. losses: [prompts], of the
+        setting; groups: [prompts]."""
+        if self.promise.guarantee == "expectation":
             return None
-        risks = self.promise.risks(losses[:, first_exiting(losses, deep)], delta)
-        share = 1 - pareto_split(len(losses)) / len(losses) if self.test == "pareto" else 1.0
-        return prompts_for_power(risks, self.promise.limit(delta), self._level, self.bound, share)
+        risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
+        everyone = np.zeros(len(losses), dtype=int) if groups is None else np.asarray(groups)
+        tested = ~pareto_split(everyone) if self.test == "pareto" else np.ones(len(losses), dtype=bool)
+        found = []
+        for group in np.unique(everyone):
+            share = float((tested & (everyone == group)).mean())
+            needed = prompts_for_power(risks[everyone == group], limit, self._level, self.bound, share)
+            found.append(needed if groups is None else replace(needed, group=str(group)))
+        return max(found, key=lambda needed: math.inf if needed.n is None else needed.n)

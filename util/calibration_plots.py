@@ -89,9 +89,10 @@ def plot_delta(runs: Runs, value: str, label: str = "measure") -> Figure:
 
 def is_table_of(table: dict[str, Any] | None, run: dict[str, Any]) -> bool:
     """Whether a loss table's file is what a calibration.json was made from, and not of an unfinished run
-    after it, or of a version that did not name settings."""
+    after it, of another loss, or of a version that did not name settings."""
     named = all("setting" in entry for entry in run["deltas"])
-    return table is not None and named and table["fingerprint"] == run["fingerprint"]
+    about = ("fingerprint", "consistency", "loss")
+    return table is not None and named and all(table.get(name, run[name]) == run[name] for name in about)
 
 
 def plot_losses(columns: list[dict[str, Any]], run: dict[str, Any]) -> Figure:

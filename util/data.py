@@ -7,7 +7,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DownloadMode, Features, List, Value, load_dataset, load_dataset_builder
+from datasets import (
+    Dataset,
+    DownloadMode,
+    Features,
+    List,
+    Value,
+    get_dataset_split_names,
+    load_dataset,
+    load_dataset_builder,
+)
 from transformers.utils import logging
 
 from util.corpus import SPLIT_SIZES
@@ -88,6 +97,19 @@ def load_split(
         examples, reader = examples.remove_columns("summary"), replace(reader, target=None)
     _warn_of_empty(examples, reader)
     return examples
+
+
+def has_split(split: str, data: DataSource) -> bool:
+    """Whether the data has a split of that name; also where that cannot be told, as `load_split` then says
+    why."""
+    if data.name is None or data.name == "embedded":
+        return split in (data.files if data.name is None else SPLIT_SIZES)
+    name = _HUB_IDS.get(data.name, data.name)
+    try:
+        names = get_dataset_split_names(name, data.configuration, token=data.hub.get("token"))
+    except (OSError, ValueError, RuntimeError):
+        return True
+    return split in names
 
 
 @dataclass

@@ -7,14 +7,22 @@ when it is started again with the same settings; anything else that is in the fo
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from early_exit.models.calibration_file import CALIBRATION_FILE
 from util.errors import UsageError
 from util.files import read_json, write_json
 
 SWEEP_FILE = "sweep.json"  # the points of a sweep, see `util.results`
 LOSS_TABLE_FILE = "loss_table.json.gz"  # of a calibration
+SEQUENTIAL_FILE = "sequential.json"  # of one that reads prompts one by one
+TEXTS_FILE = "texts.json.gz"  # of both, see `util.run_texts`
+REPORT_FILE = "report.html"  # of both, see `util.report`
+# What they leave, and start anew without.
+SWEEP_RESULTS = (SWEEP_FILE, "sweep.csv", "sweep.md", TEXTS_FILE, REPORT_FILE)
+CALIBRATION_RESULTS = (LOSS_TABLE_FILE, SEQUENTIAL_FILE, CALIBRATION_FILE, TEXTS_FILE, REPORT_FILE)
 STATE_FILE = "trainer_state.json"
 CHECKPOINT_FILES = (
     STATE_FILE,
@@ -59,11 +67,15 @@ def finish_training(folder: Path) -> None:
     write_json(folder / RUN_FILE, {**read_json(folder / RUN_FILE), "finished": True})
 
 
-def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points: str = SWEEP_FILE) -> None:
-    """Readies the folder for a sweep. Its points stay where the context is the same: it goes on, or grows.
+def prepare_sweep(
+    folder: Path, context: dict[str, Any], overwrite: bool, results: Sequence[str] = SWEEP_RESULTS
+) -> None:
+    """Readies the folder for a sweep or a calibration. What it has measured stays where the context is the
+    same: it goes on, or grows.
 
-    context: what all points share; points: name of the file that holds them. A finished sweep starts anew
-    with `overwrite`. Raises UsageError where the folder is in use otherwise.
+    context: what all points, or columns of a loss table, share. results: names of the files that one leaves.
+    A finished one starts anew with `overwrite`, without these. Raises UsageError where the folder is in use
+    otherwise.
     """
     earlier = read_json(folder / SWEEP_RUN_FILE)
     goes_on = (
@@ -71,7 +83,8 @@ def prepare_sweep(folder: Path, context: dict[str, Any], overwrite: bool, points
     )
     if not goes_on:
         check_free(folder, overwrite, _why(earlier, context))
-        (folder / points).unlink(missing_ok=True)
+        for name in results:
+            (folder / name).unlink(missing_ok=True)
     write_json(folder / SWEEP_RUN_FILE, {"settings": context, "finished": False})
 
 

@@ -1,13 +1,14 @@
 """The texts of a run's first examples, token by token: what `util.report` shows.
 
 `texts.json.gz` holds `layers` (L), `prompts` (what the model read, and its reference) and `settings`: of
-each a `setting` (its name), `policy` with precision, `full_depth` (whether every token ran all layers),
+each a `setting` (its name), `policy` with precision, `full_depth` (whether the texts are full depth's),
 `losses` where the run measured them itself, and `texts`, each with `pieces`, `exit_layers`, `confidences`
 (null where none was asked) and `dropped` drafts as [place, piece].
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from early_exit.models.stream import decode_prompts
 from util.files import read_json, write_json
 from util.pieces import pieces
 from util.results import setting_name
+from util.run_folder import TEXTS_FILE
 
-TEXTS_FILE = "texts.json.gz"
 EXAMPLES = 100  # that are kept
 
 
@@ -48,7 +49,7 @@ class RunTexts:
         setting = {
             "setting": setting_name(setting.policy) + precision,
             "policy": setting.to_dict(),
-            "full_depth": not setting.exits(self._content["layers"]),
+            "full_depth": replace(setting, precision="float32").is_full_model(self._content["layers"]),
             "losses": None if losses is None else list(losses[: len(self._dataset)]),
             "texts": [self._text(row) for row in rows[: len(self._dataset)]],
         }

@@ -4,54 +4,23 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from early_exit import DecodingSetting
 from early_exit.calibration import (
     BOUNDS,
     Calibration,
     Promise,
     PromptsNeeded,
-    confidence_interval,
     knob_tests,
     test_named,
 )
 from early_exit.models.effective_generation import unlike_greedy
 from util.calibration_plan import ReferenceModel, against
 from util.dissimilarity import CONSISTENCY
+from util.held_out import HeldOut
 from util.ledger import Attempt
 from util.pipeline import fingerprint_of
 
 FULL_TEXT = "the full model's text, token for token"
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Losses [n] of prompts that calibration did not see, in an order that nobody chose, with layers and
-    speed measured on them.
-
-    speedup: tokens per second over those of the full model; None where there was nothing to check with.
-    """
-
-    losses: list[float]
-    block_avg: float
-    speedup: float
-
-    def summary(self, delta: float, promise: Promise | None = None) -> dict[str, float]:
-        """n; what is promised at most δ (the mean loss, by default) as `mean`, with its 95% interval of
-        betting (`confidence_interval`); and the spread of prompts."""
-        promise, losses = promise or Promise(), np.array(self.losses)
-        risks = promise.risks(losses, delta)
-        low, high = confidence_interval(risks)
-        return {
-            "n": len(losses),
-            "mean": promise.promised(float(risks.mean()), delta),
-            "low": promise.promised(low, delta),
-            "high": promise.promised(high, delta),
-            "p90": float(np.quantile(losses, 0.9)),
-            "max": float(losses.max()),
-            "share_above_delta": float((losses > delta).mean()),
-        }
 
 
 @dataclass(frozen=True)
@@ -156,13 +125,15 @@ def _prompts(found: dict[str, Any], context: Context) -> list[str]:
     if needed["n"] is not None:
         high = "without end" if needed["high"] is None else str(needed["high"])
         low = needed["n"] if needed["low"] is None else needed["low"]
+        whose = "" if needed["group"] is None else f", for group {needed['group']}"
         return [
             f"  δ = {delta:g} would take about {needed['n']} prompts for 9 chances in 10, were they all like "
-            f"these (90% range: {low} to {high})"
+            f"these (90% range: {low} to {high}{whose})"
         ]
     limit = context.promise.limit(delta)
     interval = f"its 95% interval is [{needed['mean_low']:.3f}, {needed['mean_high']:.3f}]"
     what = "its mean loss" if context.promise.guarantee == "mean" else "the mean risk behind the promise"
+    what += "" if needed["group"] is None else f" in group {needed['group']}"
     if needed["mean_low"] > limit:
         return [f"  at that setting more prompts would not do: {what} is above {limit:.3g}, {interval}"]
     return [
@@ -219,6 +190,7 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
             f"  held out (n = {check['n']}, not used above): {check['mean']:.3f}, 95% interval "
             f"[{check['low']:.3f}, {check['high']:.3f}] · loss per prompt: p90 {check['p90']:.2f}, "
             f"max {check['max']:.2f}, {100 * check['share_above_delta']:.0f}% above {found['delta']:g}",
+            *_by_group(check),
             f"  layers {found['block_avg']:.1f} of {context.num_layers} · {found['speedup']:.1f} times the "
             "tokens per second of full depth, measured",
         ]
@@ -227,6 +199,15 @@ def _certified(found: dict[str, Any], context: Context) -> list[str]:
         f"  holds for {prompts} and this pipeline ({_pipeline(found, context)}; {context.fingerprint})"
     )
     return lines
+
+
+def _by_group(check: dict[str, Any]) -> list[str]:
+    """Of prompts that were held out, what each group loses."""
+    each = [
+        f"{name} (n = {group['n']}) {group['mean']:.3f} [{group['low']:.3f}, {group['high']:.3f}]"
+        for name, group in check["groups"].items()
+    ]
+    return [f"  held out, by group: {', '.join(each)}"] if each else []
 
 
 def _level(found: dict[str, Any]) -> str:
@@ -286,11 +267,3 @@ def _pipeline(found: dict[str, Any], context: Context) -> str:
     pipeline |= {name: value for name, value in numerics.items() if name != "precision"}
     pipeline |= unlike_greedy(pipeline.pop("generation"))
     return ", ".join(f"{name} {value}" for name, value in pipeline.items())
-
-
-def naive_search(quality: np.ndarray, full: np.ndarray, share: float) -> int:
-    """The last column whose mean quality is at least `share` of the full model's: what one does without a
-    guarantee. quality: [prompts, columns]; full: [prompts]. −1 where none is."""
-    means = quality.mean(axis=0)
-    enough = means >= share * full.mean()
-    return int(np.flatnonzero(enough)[-1]) if enough.any() else -1

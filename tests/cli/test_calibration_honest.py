@@ -242,3 +242,51 @@ def test_a_sequential_test_reads_no_more_prompts_than_it_needs(capsys, place):
     assert {**again["deltas"][0], "speedup": 0} == {**found, "speedup": 0}
     flags = cali_flags(place / "model", place / "two", *more, "--calibrate_bound", "hoeffding")
     fails_with(capsys, flags, "--calibrate_test sequential bets on its own")
+
+
+def test_losses_of_one_kind_are_not_tested_as_another(place):
+    """The same prompts and settings, overwritten: what a sequential test has kept is of another loss."""
+    more = ("--calibrate_test", "sequential", "--calibrate_delta", ".9", "--thresholds", "0.1")
+    run(place, "o", *more, rows="30")
+    run(place, "o", *more, "--overwrite_output_dir", "--calibrate_loss", "mismatch", rows="30")
+    (losses,) = json.loads((place / "o" / "sequential.json").read_text())["losses"]
+    assert set(losses) <= {0.0, 1.0}
+    assert any(losses)
+
+
+def test_a_verdict_in_use_is_kept_beside_that_of_another_attempt(place):
+    asked = ("--calibrate_delta", ".9", "--thresholds", "0.9")
+    first, again = run(place, "o", *asked), run(place, "o", *asked)
+    assert again["attempt_id"] == first["attempt_id"]
+    kept = place / "o" / f"calibration-{first['attempt_id'][:8]}.json"
+    assert not kept.exists()
+    assert run(place, "o", "--calibrate_delta", ".001", "--thresholds", "0.9")["exit_calibration"] is None
+    assert read_json(kept) == again
+    assert again["exit_calibration"] is not None
+
+
+@pytest.mark.parametrize("test", ["chains", "pareto"])
+def test_a_group_too_small_to_test_is_named_before_anything_is_written(capsys, place, test):
+    file = place / "data" / "rows.json"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text(
+        "\n".join(
+            json.dumps({**row, "kind": "rare" if place == 3 else "usual"}) for place, row in enumerate(rows)
+        )
+    )
+    flags = cali_flags(place / "model", place / "o", "--validation_file", str(file), "--group_column", "kind")
+    at = flags.index("--dataset_name")
+    del flags[at : at + 2]
+    more = [
+        "--calibrate_grid",
+        "exit_min_layer=1,2",
+        "--calibrate_test",
+        test,
+        "--max_calibrate_samples",
+        "40",
+    ]
+    least = 4 if test == "pareto" else 2
+    fails_with(
+        capsys, [*flags, *more], f"--group_column: 1 prompts of group 'rare'; at least {least} are needed"
+    )
+    assert not (place / "o").exists()

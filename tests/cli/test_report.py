@@ -7,7 +7,7 @@ from early_exit import ExitPolicy, load_model
 from tests.cli.conftest import call, eval_flags
 from tests.cli.test_calibration import cali_flags
 from util.files import read_json
-from util.run_texts import TEXTS_FILE
+from util.run_folder import TEXTS_FILE
 
 
 def written(model, document: str, policy: ExitPolicy):

@@ -82,14 +82,15 @@ def test_k_is_a_knob_of_calibration(model, tmp_path):
         *DATA, "--report_to", "none", "--use_cpu", "--model_name_or_path", str(model), "--do_cali", "True",
         "--use_early_exit", "True", "--predict_with_generate", "--max_calibrate_samples", "12",
         "--max_predict_samples", "4", "--calibrate_delta", "0.9", "--thresholds", "1", "0.12",
-        "--calibrate_grid", "top_propagation=none,5",
+        "--calibrate_epsilon", "0.3",  # λ = 1 with K is no full depth: it is tested, on 12 prompts
+        "--calibrate_grid", "top_propagation=none,100",
         "--output_dir", str(tmp_path / "c"),
     ]  # fmt: skip
     assert call(*flags) == 0
     found = json.loads((tmp_path / "c" / "calibration.json").read_text())["deltas"][0]
     assert found["certified"]
     columns = read_json(tmp_path / "c" / "loss_table.json.gz")["columns"]
-    assert [column["setting"]["top_k"] for column in columns] == [None, None, None, 5, 5]
+    assert [column["setting"]["top_k"] for column in columns] == [None, None, None, 100, 100]
 
 
 @pytest.mark.parametrize(

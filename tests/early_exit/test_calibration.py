@@ -13,7 +13,9 @@ from early_exit.calibration import (
     bonferroni,
     calibrate,
     calibrate_chains,
+    calibrate_pareto,
     chains,
+    check_groups,
     fallback,
     fixed_sequence,
     holm,
@@ -251,3 +253,44 @@ def test_prompts_needed_give_nine_draws_in_ten():
     assert found.low <= found.n <= (found.high or math.inf)
     assert prompts_for_power(losses, 0.05, 0.05, tested_share=0.5).n == 2 * found.n
     assert prompts_for_power([0.0, 0.2] * 20, 0.05, 0.05).n is None
+
+
+@pytest.mark.filterwarnings("ignore:the losses hardly stand in random order")
+def test_pareto_testing_tests_every_group():
+    """A small group that comes first in the order of the prompts is split like any other."""
+    groups = np.array([1] * 30 + [0] * 370)
+    losses = np.zeros((400, 2))
+    losses[groups == 1, 1] = 1.0  # the cheaper setting breaks the promise for the small group
+    costs = np.tile([4.0, 2.0], (400, 1))
+    settings = Candidates([0.9, 0.5], [False, False], costs)
+    without = calibrate_pareto(losses, settings, 0.2, 0.05)
+    found = calibrate_pareto(losses, settings, 0.2, 0.05, groups=groups)
+    assert (without.index, found.index, found.n) == (1, 0, 200)
+    # 15 prompts are too few for 0.1.
+    assert calibrate_pareto(losses, settings, 0.1, 0.05, groups=groups).index is None
+    with pytest.raises(ValueError, match="3 prompts of group '7'; at least 4 are needed"):
+        calibrate_pareto(
+            losses[:20],
+            Candidates([0.9, 0.5], [False, False], costs[:20]),
+            0.2,
+            0.05,
+            groups=[7] * 3 + [0] * 17,
+        )
+
+
+def test_a_group_of_one_prompt_is_named():
+    with pytest.raises(ValueError, match="1 prompts of group 'x'; at least 2 are needed"):
+        calibrate(np.zeros((5, 1)), [0.5], 0.2, 0.05, groups=["x", *"yyyy"])
+    check_groups(None)
+
+
+def test_what_is_shown_is_what_is_picked_or_the_first_that_exits():
+    losses = table([0.0, 0.01, 0.3])
+    assert calibrate(losses, [1.0, 0.8, 0.6], 0.1, 0.05).shown == 1
+    assert calibrate(losses[:, [0, 2]], [1.0, 0.6], 0.1, 0.05).shown == 1
+    costs = np.tile([1.0, 9.0, 3.0], (400, 1))
+    found = calibrate_pareto(
+        table([0.9, 0.2, 0.5]), Candidates([0.9, 0.5, 0.3], [False] * 3, costs), 0.1, 0.05
+    )
+    assert (found.index, found.shown) == (None, 1)
+    assert found.mean_loss == pytest.approx(table([0.9, 0.2, 0.5])[200:, 1].mean())

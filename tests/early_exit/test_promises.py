@@ -50,7 +50,7 @@ def test_a_group_that_is_harder_decides():
     losses, groups = losses[order], [groups[place] for place in order]
     assert calibrate(losses, [0.9, 0.5], 0.2, 0.05).threshold == 0.5
     assert calibrate(losses, [0.9, 0.5], 0.2, 0.05, groups=groups).threshold == 0.9
-    with pytest.raises(ValueError, match="at least two prompts"):
+    with pytest.raises(ValueError, match="1 prompts of group '7'; at least 2 are needed"):
         calibrate(losses, [0.9, 0.5], 0.2, 0.05, groups=[7, *[0] * 199])
 
 

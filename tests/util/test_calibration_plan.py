@@ -5,6 +5,7 @@ import pytest
 
 from early_exit import ExitPolicy
 from tests.tiny import MODELS
+from util import calibration_plan as calibration_plan_module
 from util.calibration_arguments import CalibrationArguments
 from util.calibration_plan import ReferenceModel
 from util.errors import UsageError
@@ -133,16 +134,54 @@ def test_exact_drafts_share_no_chance_of_error_and_are_picked_where_they_are_che
     assert (slower.index, slower.by_construction) == (1, False)
     # Drafts that wrote other texts, or are exact to another precision than the reference's, are tested.
     losses[:, 4:] = 0.01
-    assert with_exact.lossless(losses, 4) == []
-    assert plan_of(["verify=exact", "engine_precision=int8"]).lossless(np.zeros((9, 2)), 4) == []
-    assert plan_of(["verify=exact"], [1.0, 0.5]).lossless(np.zeros((9, 2)), 4) == [1]
+    assert with_exact.lossless(losses, model) == []
+    assert plan_of(["verify=exact", "engine_precision=int8"]).lossless(np.zeros((9, 2)), model) == []
+    assert plan_of(["verify=exact"], [1.0, 0.5]).lossless(np.zeros((9, 2)), model) == [1]
+
+
+def test_only_compiled_kernels_keep_full_depths_text_by_construction(monkeypatch):
+    plan, model = plan_of(["verify=exact"], [0.9, 0.5]), MODELS["t5"]
+    assert plan.lossless(np.zeros((60, 2)), model) == [0, 1]
+    monkeypatch.setattr(calibration_plan_module, "has_native", lambda device: False)
+    assert plan.lossless(np.zeros((60, 2)), model) == []
+    found = plan.certify(np.zeros((60, 2)), [np.full(60, 3.0), np.full(60, 2.0)], 0.1, model)
+    assert (found.index, found.by_construction, len(found.p_values)) == (1, False, 2)
+
+
+def test_exact_drafts_are_all_compared_though_few_prompts_could_certify_nothing():
+    plan, model = plan_of(["verify=none,exact"], [0.9, 0.5]), MODELS["t5"]
+    plan = replace(plan, deltas=[0.05])
+    losses = np.full((40, 4), np.nan)
+    losses[:, 0] = 0.01  # tested, and not certified by 40 prompts
+    assert plan.settled(losses, plan.chains[0], model)
+    losses[:, 2] = 0.0
+    assert not plan.settled(losses, plan.chains[1], model)
+
+
+def test_groups_are_promised_each():
+    plan = replace(plan_of(["verify=none,lenient"], [0.9]), deltas=[0.1])
+    groups = ["a"] * 180 + ["b"] * 20
+    plan.check_groups(groups)
+    plan.check_groups(None)
+    with pytest.raises(UsageError, match="--group_column: 1 prompts of group 'c'; at least 2 are needed"):
+        plan.check_groups([*groups, "c"])
+    with pytest.raises(UsageError, match="3 prompts of group 'c'; at least 4 are needed"):
+        replace(plan, test="pareto").check_groups([*groups, "c", "c", "c"])
+    drawn = np.random.default_rng(0)
+    losses = np.where(np.array(groups) == "a", 0.01, 0.05) * drawn.binomial(1, 0.5, 200) * 2
+    needed, alone = plan.prompts_needed(losses, 0.1, groups), plan.prompts_needed(losses, 0.1)
+    hard = plan.prompts_needed(losses[180:], 0.1)
+    assert (needed.group, alone.group) == ("b", None)
+    assert needed.n == pytest.approx(10 * hard.n, abs=10)  # a tenth of the prompts is of that group
+    losses[180:] = 0.5
+    assert plan.prompts_needed(losses, 0.1, groups).n is None
 
 
 def test_against_another_models_texts_everything_is_tested():
     """Full depth and exact drafts write their own model's text, not the other one's."""
     plan = replace(plan_of(["verify=none,exact"], [1.0, 0.5]), reference=ReferenceModel("other", "hash"))
     assert plan.full_depth(4) == [False] * 4
-    assert plan.lossless(np.zeros((9, 4)), 4) == []
+    assert plan.lossless(np.zeros((9, 4)), MODELS["t5"]) == []
     losses, layers = np.zeros((60, 4)), [np.full(60, 4.0)] * 4
     found = plan.certify(losses, layers, 0.1, MODELS["t5"])
     own = plan_of(["verify=none,exact"], [1.0, 0.5]).certify(losses, layers, 0.1, MODELS["t5"])

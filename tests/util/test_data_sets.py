@@ -1,6 +1,7 @@
 """Data sets that are not files of text: columns of any type, folders, and files edited unseen."""
 
 import datetime
+import json
 import os
 from decimal import Decimal
 
@@ -9,7 +10,8 @@ from datasets import Dataset
 
 from util import data as data_module
 from util.arguments import DataArguments
-from util.data import load_split
+from util.calibration_data import Draw, calibration_texts
+from util.data import has_split, load_split
 from util.errors import UsageError
 
 
@@ -76,3 +78,23 @@ def test_files_of_a_folder_are_read_as_text(tmp_path):
         assert load_split(split, data.source(), None).to_list() == [row]
     with pytest.raises(UsageError, match="'test'"):
         load_split("test", data.source(), None)
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_a_data_set_without_a_test_split_is_checked_on_other_validation_examples(tmp_path, test):
+    for split in ("train", "validation", *(["test"] if test else [])):
+        rows = [{"document": f"{split} document {number}", "summary": "short"} for number in range(12)]
+        (tmp_path / f"{split}.json").write_text("\n".join(map(json.dumps, rows)))
+    source = DataArguments(dataset_name=str(tmp_path)).source()
+    assert [has_split(split, source) for split in ("train", "validation", "test")] == [True, True, test]
+    texts = calibration_texts(Draw(8, None, seed=1), source, None)
+    drawn, checked = (texts[name]["document"] for name in ("calibration", "held_out"))
+    assert len(drawn) == 8
+    assert len(checked) == (12 if test else 4)
+    assert not set(drawn) & set(checked)
+    assert all(text.startswith("test" if test else "validation") for text in checked)
+
+
+def test_the_embedded_corpus_and_files_name_their_splits():
+    assert has_split("test", DataArguments(dataset_name="embedded").source())
+    assert not has_split("test", DataArguments(validation_file="rows.json").source())

@@ -9,7 +9,7 @@ import pytest
 from util.files import write_json
 from util.report import write_report
 from util.report.__main__ import main
-from util.run_texts import TEXTS_FILE
+from util.run_folder import TEXTS_FILE
 
 SCRIPT = "<script>alert('x')</script>"
 

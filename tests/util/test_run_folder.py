@@ -2,6 +2,8 @@ import pytest
 
 from util.errors import UsageError
 from util.run_folder import (
+    CALIBRATION_RESULTS,
+    SWEEP_RESULTS,
     check_free,
     finish_sweep,
     finish_training,
@@ -89,8 +91,21 @@ def test_a_sweep_goes_on_grows_and_starts_anew_when_told(tmp_path):
     with pytest.raises(UsageError, match="not empty"):
         prepare_sweep(tmp_path, SETTINGS | {"seed": 2}, overwrite=False)
     assert (tmp_path / "sweep.json").exists()
+    kept = ("calibration.json", "notes.txt")
+    for name in (*SWEEP_RESULTS, *kept):
+        (tmp_path / name).write_text("of before")
     prepare_sweep(tmp_path, SETTINGS, overwrite=True)
-    assert not (tmp_path / "sweep.json").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*kept, "sweep_run.json"]
+
+
+def test_a_calibration_starts_anew_without_an_earlier_verdict(tmp_path):
+    prepare_sweep(tmp_path, SETTINGS, overwrite=False, results=CALIBRATION_RESULTS)
+    for name in (*CALIBRATION_RESULTS, "sweep.json"):
+        (tmp_path / name).write_text("of before")
+    prepare_sweep(tmp_path, SETTINGS, overwrite=True, results=CALIBRATION_RESULTS)  # was interrupted: goes on
+    assert (tmp_path / "calibration.json").exists()
+    prepare_sweep(tmp_path, SETTINGS | {"seed": 2}, overwrite=True, results=CALIBRATION_RESULTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.json", "sweep_run.json"]
 
 
 def test_only_the_trainers_own_checkpoints_and_results_are_removed(tmp_path):

@@ -10,7 +10,8 @@ from early_exit.bounds import BOUNDS, Bound
 from early_exit.calibration import TESTS, Candidates, calibrate, calibrate_chains
 from early_exit.calibration.lossless import with_lossless
 from util.dissimilarity import CONSISTENCY, TEXTUAL, Comparison
-from util.verdict import Context, HeldOut, entry, verdict
+from util.held_out import HeldOut
+from util.verdict import Context, entry, verdict
 
 THRESHOLDS = [1.0, 0.5]
 LOSSES = np.zeros((40, 2))
@@ -91,3 +92,19 @@ def test_drafts_that_cannot_lose_anything_are_not_said_to_be_within_a_delta():
     assert "any prompts" in text
     assert "≤ 0.1" not in text
     assert result["promised"] == "the full model's text, token for token"
+
+
+def test_groups_are_checked_each_for_itself():
+    """A group that breaks the promise is not hidden by the mean of all."""
+    found = calibrate(LOSSES, THRESHOLDS, 0.2, 0.05)
+    losses, groups = [0.01, 0.03] * 9 + [0.5, 0.7, 0.9], ["a"] * 18 + ["b"] * 2 + ["c"]
+    setting = DecodingSetting(ExitPolicy(measure="softmax", threshold=0.5))
+    result = entry(found, setting, HeldOut(losses, 2.0, 1.5, groups), None, context())
+    checked = result["held_out"]
+    assert checked["mean"] == pytest.approx(np.mean(losses))
+    assert {name: (group["n"], group["mean"]) for name, group in checked["groups"].items()} == {
+        "a": (18, pytest.approx(0.02)),
+        "b": (2, pytest.approx(0.6)),  # one prompt of c says nothing
+    }
+    assert "held out, by group: a (n = 18) 0.020 [" in verdict(result, context())
+    assert "by group" not in words(found, found.index)

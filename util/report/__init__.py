@@ -11,8 +11,7 @@ from pathlib import Path
 from util.files import write_text
 from util.report.page import page
 from util.report.sections import run_sections
-
-REPORT_FILE = "report.html"
+from util.run_folder import REPORT_FILE
 
 
 def write_report(folder: Path) -> Path:

@@ -10,8 +10,7 @@ from util.files import read_json
 from util.report.html import escaped, figures, folded, table
 from util.report.texts import texts_section
 from util.results import heads_table_rows, setting_name, table_rows
-from util.run_folder import RUN_FILE, SWEEP_FILE, SWEEP_RUN_FILE
-from util.run_texts import TEXTS_FILE
+from util.run_folder import RUN_FILE, SWEEP_FILE, SWEEP_RUN_FILE, TEXTS_FILE
 
 _RESULT_FILES = (
     SWEEP_FILE,

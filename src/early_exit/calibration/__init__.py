@@ -40,6 +40,7 @@ from early_exit.calibration.thresholds import (
     calibrate_chains,
     calibrate_pareto,
     check_grid,
+    check_groups,
 )
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "calibrate_pareto",
     "chains",
     "check_grid",
+    "check_groups",
     "confidence_interval",
     "fallback",
     "fixed_sequence",

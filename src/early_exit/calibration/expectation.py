@@ -31,6 +31,7 @@ def calibrate_expectation(
     return Calibration(
         certified=index is not None,
         index=index,
+        shown=shown,
         threshold=None if index is None else float(thresholds[index]),
         delta=delta,
         epsilon=math.nan,

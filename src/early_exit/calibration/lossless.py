@@ -43,6 +43,7 @@ def with_lossless(
     return Calibration(
         certified=True,
         index=index,
+        shown=index,
         threshold=float(thresholds[index]),
         p_values=found.p_values if found else [],
         accepted=together,

@@ -5,6 +5,7 @@ Reference: Laufer-Goldshtein et al., Efficiently controlling multiple risks with
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,9 +35,15 @@ def _front(costs: Sequence[float], losses: Sequence[float], ties: bool) -> list[
     return front[::-1]
 
 
-def pareto_split(prompts: int, split: float = 0.5) -> int:
-    """How many of the prompts, the first ones, `pareto_test` finds the front on; the others are tested."""
-    return max(1, round(split * prompts))
+def pareto_split(groups: Sequence[Any], split: float = 0.5) -> np.ndarray:
+    """Which prompts find the front: [prompts] booleans, the first ones of each group; the others are tested.
+    groups: [prompts], the group of each; all the same where there are none."""
+    groups = np.asarray(groups)
+    finds = np.zeros(len(groups), dtype=bool)
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        finds[members[: max(1, round(split * len(members)))]] = True
+    return finds
 
 
 def pareto_test(
@@ -52,7 +59,7 @@ def pareto_test(
     """
     table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     check_level("split", split)
-    first = pareto_split(len(table), split)
+    first = int(pareto_split([0] * len(table), split).sum())
     if len(table) - first < 2:
         raise ValueError(
             f"{len(table)} prompts, of which {first} find the settings worth testing; two are needed to test"

@@ -15,13 +15,15 @@ class PromptsNeeded:
     """n: prompts for which a setting with losses like these passes in 9 of 10 draws, None where 2¹⁴ do not
     do or the mean is not below δ. low, high: 90% range of n over resampled losses (bootstrap), high None
     where it has no end. mean_low, mean_high: 95% interval of the mean itself (`confidence_interval`):
-    whether any number of prompts would do is known only where δ lies outside of it."""
+    whether any number of prompts would do is known only where δ lies outside of it. group: that this is
+    about, where each is promised for."""
 
     n: int | None
     low: int | None
     high: int | None
     mean_low: float
     mean_high: float
+    group: str | None = None
 
 
 def prompts_needed(losses, delta: float, epsilon: float, bound: str = "wsr") -> int | None:

@@ -20,7 +20,7 @@ class Calibration:
     certified: whether any setting that exits passed; index, threshold: of the one that is picked, None where
     none did. only_full_depth: settings passed, but only such as are full depth, which needs no test.
     p_values: of all settings in the order tested, NaN where the table ends. accepted: their indices.
-    mean_loss, upper_bound, p_value: of the picked setting, or of the first one tested that exits: of this
+    shown: the picked setting, or the first one tested that exits; mean_loss, upper_bound, p_value: of this
     setting alone, as if no other had been looked at. n: prompts that the test read. level: what the p-value
     of a setting is compared with when it is the first. steps: settings in the sequence; step: the place of
     the picked one there, from 1. smallest_delta: where none is certified, the smallest δ for which
@@ -30,6 +30,7 @@ class Calibration:
 
     certified: bool
     index: int | None
+    shown: int
     threshold: float | None
     delta: float
     epsilon: float
@@ -51,7 +52,8 @@ class Calibration:
     def renumbered(self, numbers: Sequence[int]) -> "Calibration":
         """The same of a larger table, in which the settings have these numbers."""
         accepted = [numbers[index] for index in self.accepted]
-        return replace(self, accepted=accepted, index=None if self.index is None else numbers[self.index])
+        index = None if self.index is None else numbers[self.index]
+        return replace(self, accepted=accepted, index=index, shown=numbers[self.shown])
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,14 @@ def calibrate_pareto(
     groups: Sequence[int] | None = None,
 ) -> Calibration:
     """The cheapest setting that passes Pareto testing (`pareto.pareto_test`). Arguments as there and in
-    `calibrate_chains`; the costs are those of each prompt."""
+    `calibrate_chains`; the costs are those of each prompt. Each group is split on its own, so that all are
+    tested. Raises ValueError where one has fewer than four prompts."""
     table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(settings.costs, dtype=np.float64)
-    first = pareto_split(len(table))
-    order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
-    tested = Columns(table[first:][:, order], bound, epsilon, None if groups is None else groups[first:])
+    everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
+    check_groups(groups, "pareto")
+    finds = pareto_split(everyone)
+    order = pareto_sequence(costs[finds].mean(axis=0), table[finds].mean(axis=0))
+    tested = Columns(table[~finds][:, order], bound, epsilon, everyone[~finds])
     in_order = Candidates(
         [settings.thresholds[setting] for setting in order],
         [settings.full_depth[setting] for setting in order],
@@ -151,6 +156,7 @@ class Columns:
         self.table, self.level = table, level
         self.bound, self._bound = bound, bound_named(bound)
         everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
+        check_groups(groups)
         self._groups = [everyone == group for group in np.unique(everyone)]
         self.ordered = self._bound.ordered
 
@@ -214,6 +220,7 @@ def picked(found: Accepted, columns: Columns, settings: Candidates) -> Calibrati
     return Calibration(
         certified=index is not None,
         index=index,
+        shown=shown,
         threshold=None if index is None else float(settings.thresholds[index]),
         delta=found.delta,
         epsilon=found.epsilon,
@@ -237,6 +244,17 @@ def first_exiting(table: np.ndarray, full_depth: Sequence[bool]) -> int:
     """The first evaluated column that exits; the first of all where there is none."""
     evaluated = np.logical_not(np.isnan(table).all(axis=0))
     return next((index for index, deep in enumerate(full_depth) if not deep and evaluated[index]), 0)
+
+
+def check_groups(groups: Sequence[Any] | None, test: str | None = None) -> None:
+    """Raises ValueError for a group that is too small to be tested. groups: [prompts], None without any.
+    test: a name of `knob_tests`; Pareto testing needs two prompts of a group in each half."""
+    least = 4 if test == "pareto" else 2
+    for name, count in zip(
+        *np.unique(np.asarray([] if groups is None else groups), return_counts=True), strict=True
+    ):
+        if count < least:
+            raise ValueError(f"{count} prompts of group {str(name)!r}; at least {least} are needed")
 
 
 def check_grid(thresholds: Sequence[float]) -> None:
