@@ -103,6 +103,26 @@ def test_no_flag_of_training_stops_an_evaluation():
     assert done.stdout.splitlines() == kept
 
 
+def test_a_setting_that_is_empty_is_not_one_that_is_missing(calls):
+    def said(call, flag):
+        return value_of(call, flag) if flag in call else None
+
+    static = "scripts/static_layer.sh"
+    assert [said(*calls(static, **s), "--source_prefix") for s in ({}, {"SOURCE_PREFIX": ""})] == [
+        "summarize: ",
+        "",
+    ]
+    for settings, documents in (({}, "3000"), ({"DOCUMENTS": ""}, None), ({"DOCUMENTS": "9"}, "9")):
+        _, own_text = calls("scripts/train.sh", **settings)
+        assert said(own_text, "--max_train_samples") == documents
+    for script in ("scripts/translate.sh", "scripts/answer.sh"):
+        for settings, samples in (({}, "200"), ({"MAX_EVAL_SAMPLES": ""}, None)):
+            *_, last = calls(script, MODEL="a_model", **settings)
+            assert said(last, "--max_eval_samples") == samples
+    sizes = [calls("scripts/calibration_sweep.sh", MODEL="a_model", **s) for s in ({}, {"SIZES": ""})]
+    assert list(map(len, sizes)) == [8, 2]
+
+
 def test_free_is_evaluated_again_with_other_settings(model, python, tmp_path):
     """The real one: what it trained is there."""
     shutil.copytree(model, tmp_path / "model")
