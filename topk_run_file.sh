@@ -13,7 +13,7 @@ THRESHOLDS=${THRESHOLDS:-1.0 0.9 0.5}
 MIN_LAYER=${MIN_LAYER:-1}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
-  OUTPUT_DIR=$MODEL bash scripts/train.sh
+  OUTPUT_DIR=$MODEL MODEL='' bash scripts/train.sh
 fi
 if [ -z "${TOP_KS:-}" ]; then
   TOP_KS=$("$PYTHON" - "$MODEL" <<'PYTHON'

@@ -15,7 +15,7 @@ THRESHOLDS=${THRESHOLDS:-0.3 0.5 0.7 0.9 0.97 1.0}
 SATURATION_THRESHOLDS=${SATURATION_THRESHOLDS:-0.7 0.8 0.9 0.94 0.97 1.0}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
-  OUTPUT_DIR=$MODEL bash scripts/train.sh
+  OUTPUT_DIR=$MODEL MODEL='' bash scripts/train.sh
 fi
 if [ ! -e "$FOLDER/model/eval_results.json" ]; then
   MODEL=$MODEL OUTPUT_DIR=$FOLDER/model HEADS=$HEADS bash scripts/confidence_classifier_training.sh "$@"

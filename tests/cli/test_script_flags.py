@@ -123,6 +123,16 @@ def test_a_setting_that_is_empty_is_not_one_that_is_missing(calls):
     assert list(map(len, sizes)) == [8, 2]
 
 
+@pytest.mark.parametrize("script", ["topk_run_file.sh", "calibration_run.sh", "scripts/confidence_sweep.sh"])
+@pytest.mark.parametrize("named", [False, True])
+def test_a_model_that_is_missing_is_trained_from_nothing(calls, tmp_path, script, named):
+    trained = tmp_path / "trained"
+    first, *_ = calls(script, TRAINED_MODEL=trained, **({"MODEL": trained} if named else {}))
+    arguments = read(first)
+    assert arguments.training.do_train
+    assert (arguments.model.model_shape, arguments.model.model_name_or_path) == ("small", None)
+
+
 def test_free_is_evaluated_again_with_other_settings(model, python, tmp_path):
     """The real one: what it trained is there."""
     shutil.copytree(model, tmp_path / "model")
