@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ PREFIX = "summarize: "
 
 def read_records(path: Path | str, samples: int | None = None) -> list[dict[str, Any]]:
     """The first `samples` of a file of JSON lines, or all."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines[:samples]]
+    with Path(path).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in islice(lines, samples)]
 
 
 def source_tokens(documents: list[str], tokenizer, longest: int, prefix: str = PREFIX) -> list[list[int]]:
