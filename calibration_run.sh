@@ -27,7 +27,7 @@ TEXT_FILE=${TEXT_FILE:-}              # keeps decoded texts, which a calibration
 MIN_LAYER=${MIN_LAYER:-1}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
-  OUTPUT_DIR=$MODEL bash scripts/train.sh
+  OUTPUT_DIR=$MODEL MODEL='' bash scripts/train.sh
 fi
 CALIBRATION_FLAGS=()
 # shellcheck disable=SC2206 # a list of words

@@ -44,7 +44,9 @@ def main() -> int:
     parser.add_argument("--state", type=Path, required=True, help="of the monitor, made when it is missing")
     parser.add_argument("--output", type=Path, help="the texts, one a line")
     parser.add_argument("--audit_share", type=float, default=0.1, help="of the prompts, in (0, 1]")
-    parser.add_argument("--epsilon", type=float, default=0.05, help="probability of any false alarm, ever")
+    parser.add_argument(
+        "--epsilon", type=float, help="probability of any false alarm, ever; 0.05, or the state's own"
+    )
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--fall_back", action="store_true", help="full depth decodes once there is alarm")
     options = parser.parse_args()
@@ -109,12 +111,18 @@ def _certified(model) -> Certified:
 def _monitor(options, certified: Certified, limit: float) -> Monitor:
     """Of the state file, or a new one. limit: of the mean of what is watched."""
     saved = read_json(options.state)
+    asked = options.epsilon
     if saved is None:
-        return Monitor(limit, options.epsilon)
+        return Monitor(limit) if asked is None else Monitor(limit, asked)
     fingerprint = saved.pop("fingerprint", None)
     monitor = Monitor.from_dict(saved)
     if fingerprint != certified.fingerprint or monitor.delta != limit:
         raise UsageError(f"{options.state} watches another setting; choose another --state")
+    if asked not in (None, monitor.epsilon):
+        raise UsageError(
+            f"{options.state} goes on with --epsilon {monitor.epsilon}, not {asked}; leave it out, or choose "
+            "another --state"
+        )
     return monitor
 
 

@@ -13,7 +13,7 @@ THRESHOLDS=${THRESHOLDS:-1.0 0.9 0.5}
 MIN_LAYER=${MIN_LAYER:-1}
 
 if [ ! -e "$MODEL/config.json" ] && [ "$MODEL" = "$TRAINED_MODEL" ]; then
-  OUTPUT_DIR=$MODEL bash scripts/train.sh
+  OUTPUT_DIR=$MODEL MODEL='' bash scripts/train.sh
 fi
 if [ -z "${TOP_KS:-}" ]; then
   TOP_KS=$("$PYTHON" - "$MODEL" <<'PYTHON'
@@ -29,11 +29,12 @@ fi
 "$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" --static_exit_layer last --sweep True "$@"
+# Adds to the table of the first call; told to overwrite that, it would start it anew.
 # shellcheck disable=SC2086 # lists of words
 "$PYTHON" "run_$TASK.py" \
   --model_name_or_path "$MODEL" "${DATA_FLAGS[@]}" "${EVAL_FLAGS[@]}" \
   --output_dir "$OUTPUT_DIR" \
   --use_early_exit True --exit_conf_type softmax --exit_min_layer "$MIN_LAYER" \
   --exit_conf_threshold $THRESHOLDS --top_propagation $TOP_KS --sweep True \
-  "$@"
+  "$@" --overwrite_output_dir False
 "$PYTHON" -m util.confidence_plots "$OUTPUT_DIR/sweep.json" --time "$OUTPUT_DIR/confidence_time.png"

@@ -11,6 +11,7 @@ import json
 import random
 from pathlib import Path
 
+from benchmarks.records import read_records
 from util.files import write_text
 
 
@@ -24,10 +25,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("save/e2e_split"))
     parser.add_argument("--seed", type=int, default=42)
     options = parser.parse_args()
-    train, validation = (
-        [json.loads(line) for line in (options.data / f"{split}.json").read_text("utf-8").splitlines()]
-        for split in ("train", "validation")
-    )
+    train, validation = (read_records(options.data / f"{split}.json") for split in ("train", "validation"))
     documents = sorted({record["document"] for record in train})
     drawn = random.Random(options.seed)
     held_out = set(drawn.sample(documents, options.held_out))

@@ -2,11 +2,14 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
-from runner.values import Job
+from runner.values import Job, Output
+from util.files import read_json
 from util.ledger import Ledger, may_write
 from util.run_folder import (
     CALIBRATION_RESULTS,
+    RUN_FILE,
     SWEEP_RESULTS,
     check_free,
     check_writable,
@@ -23,19 +26,34 @@ def prepare_folder(job: Job, resume: Path | bool | None, shared: dict) -> Path |
     """
     output, training = job.output, job.training
     check_writable(output.folder, "--output_dir")
-    contents = [_content(file) for file in output.files]
-    if job.calibration is not None or job.evaluation.sweeps:
-        results = SWEEP_RESULTS if job.calibration is None else CALIBRATION_RESULTS
-        context = output.settings | {"files": contents} | shared
-        prepare_sweep(output.folder, context, output.overwrite, results)
-    elif training.do_train:
-        settings = output.settings | {f"contents of {name}": digest for name, digest in contents}
-        if resume is False and not training.should_save:
-            resume = None  # the main process has made room
-        return prepare_training(output.folder, settings, output.overwrite, resume)
-    else:
+    sweeps = job.calibration is not None or job.evaluation.sweeps
+    if not (sweeps or training.do_train):
         check_free(output.folder, output.overwrite)
-    return None
+        return None
+    weights, files = ([_content(file) for file in each] for each in (output.weights, output.files))
+    if sweeps:
+        context = output.settings | {"files": weights + files} | shared
+        results = SWEEP_RESULTS if job.calibration is None else CALIBRATION_RESULTS
+        prepare_sweep(output.folder, context, output.overwrite, results)
+        return None
+    if resume is False and not training.should_save:
+        resume = None  # the main process has made room
+    settings = _training_settings(output, weights, files)
+    return prepare_training(output.folder, settings, output.overwrite, resume)
+
+
+def _training_settings(output: Output, weights: list[list[str]], files: list[list[str]]) -> dict[str, Any]:
+    """What training depends on, as `run.json` notes it. weights, files: names and hashes. A run that an
+    earlier version left unfinished has noted no weights, and goes on without."""
+    settings = output.settings | _contents(files)
+    earlier = read_json(output.folder / RUN_FILE)
+    if earlier is not None and not earlier["finished"] and earlier["settings"] == settings:
+        return settings
+    return settings | _contents(weights)
+
+
+def _contents(files: list[list[str]]) -> dict[str, str]:
+    return {f"contents of {name}": digest for name, digest in files}
 
 
 def _content(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from util.exit_arguments import ExitArguments
 from util.plan_of_flags import calibration_plan
 from util.settings_of_flags import (
     calibration_settings,
+    checkpoint_files,
     run_files,
     run_settings,
     sweep_files,
@@ -130,4 +131,5 @@ def _output(arguments: Arguments) -> Output:
         settings, files = sweep_settings(arguments), sweep_files(arguments)
     elif training.do_train:
         settings, files = run_settings(arguments), run_files(arguments)
-    return Output(Path(training.output_dir), exits.overwrite_output_dir, settings, files)
+    weights = checkpoint_files(arguments)
+    return Output(Path(training.output_dir), exits.overwrite_output_dir, settings, files, weights)

@@ -87,7 +87,8 @@ class HeadTraining:
             model.add_exit_heads(name, shared=self.shared)
 
     def trained(self, model) -> nn.Module:
-        return model.exit_heads
+        """The heads that are named; a model may have others, which stay as they are."""
+        return nn.ModuleList(model.exit_heads[name] for name in self.measures)
 
     def rates(self, learning_rate: float) -> set[float]:
         return {head_rate(name, learning_rate) for name in self.measures}

@@ -10,7 +10,7 @@ from early_exit.heads import head_kind
 from early_exit.models.loading import load_model, new_model
 from early_exit.models.token_ranking import shortlist_of
 from runner.values import Job, ModelSource
-from util.check_generation import check_generation, settle_generation
+from util.check_generation import check_generation, check_served, settle_generation
 from util.errors import UsageError
 from util.tokenizer import fit_embeddings, number_of_ids, train_tokenizer
 
@@ -41,8 +41,11 @@ def ready_to_decode(model, tokenizer, source: ModelSource, job: Job, may_grow: b
     """
     fit_embeddings(model, tokenizer, may_grow)
     generation = settle_generation(model, job.training)
-    about = (job.training, job.evaluation.exits, job.calibration is not None)
-    check_generation(generation, source.checkpoint, *about)
+    evaluation = job.evaluation
+    about = (evaluation.exits, job.calibration is not None, evaluation.shared.adaptive is not None)
+    check_generation(generation, source.checkpoint, job.training, *about)
+    if evaluation.exits:
+        check_served(model, source.checkpoint, job.training)
     return generation
 
 

@@ -90,13 +90,14 @@ class CalibrationJob:
 
 @dataclass(frozen=True)
 class Output:
-    """The folder for results. overwrite: use it even where it is not empty. settings, files: what the results
-    depend on, as JSON values, and files whose contents they depend on."""
+    """The folder for results. overwrite: use it even where it is not empty. settings: what the results depend
+    on, as JSON values; files: data whose contents they depend on; weights: the same of the checkpoint."""
 
     folder: Path
     overwrite: bool
     settings: dict[str, Any]
     files: list[Path]
+    weights: list[Path]
 
 
 @dataclass(frozen=True)

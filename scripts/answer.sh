@@ -10,7 +10,7 @@ source scripts/environment.sh
 FOLDER=${OUTPUT_DIR:-save/answer}
 export PYTHON TASK=question_answering
 export MAX_SOURCE_LENGTH=${MAX_SOURCE_LENGTH:-384} MAX_TARGET_LENGTH=${MAX_TARGET_LENGTH:-32}
-export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES:-200}
+export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES-200}
 MODEL=${MODEL:-$FOLDER/model}         # a checkpoint of that name is evaluated, otherwise it is trained
 
 source scripts/train_and_sweep.sh

@@ -9,7 +9,7 @@ MEASURES=${MEASURES:-softmax}
 export GRID=${GRID-}  # empty: the threshold of exits alone
 export DELTAS=${DELTAS:-0.02 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.45 0.5}
 SAMPLES=${SAMPLES:-500}
-SIZES=${SIZES:-50 100 250}
+SIZES=${SIZES-50 100 250}             # empty: none
 
 calibrate() {  # measure, consistency, prompts
   local folder=$FOLDER/$1-$2-$3

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # FREE's recipe (Bae et al. 2023) end to end: trains one shallow exit and full depth with distillation of hidden
 # states (LOSS: one of the shallowdeep objectives), then decodes with that exit and parallel drafts, by FREE's flags.
+# What an earlier call has finished is reused; another THRESHOLD or ROLLBACK adds a row to the table in
+# OUTPUT_DIR/eval/sweep.md and .csv. Further arguments go to training, and those that are not of training to evaluation.
 # Without settings: a small T5 from random weights on the embedded corpus; for a checkpoint, with low-rank updates:
 #   MODEL=google-t5/t5-large DATASET=abisee/cnn_dailymail DATASET_CONFIG=3.0.0 LEARNING_RATE=1e-4 LORA_RANK=64 \
 #     SHALLOW_LAYER=6 bash scripts/free.sh
@@ -23,4 +25,6 @@ FLAGS=(--shallow_exit_layer "$SHALLOW_LAYER")
 if [ ! -e "$FOLDER/model/train_results.json" ]; then
   OUTPUT_DIR=$FOLDER/model OWN_TEXT_STEPS=0 LOSS=$LOSS bash scripts/train.sh "${FLAGS[@]}" "$@"
 fi
-MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/eval SHALLOW_LAYER=$SHALLOW_LAYER bash scripts/shallow_deep.sh
+source scripts/evaluation_flags.sh "$@"
+MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/eval SHALLOW_LAYER=$SHALLOW_LAYER \
+  bash scripts/shallow_deep.sh --sweep True "${EVALUATION_FLAGS[@]}"

@@ -11,9 +11,10 @@ FILE=${FILE:?prompts: .json, .jsonl or .csv}
 STATE=${STATE:-save/monitor.json}
 OUTPUT=${OUTPUT:-save/monitor_texts.txt}
 AUDIT_SHARE=${AUDIT_SHARE:-0.1}
-EPSILON=${EPSILON:-0.05}
+EPSILON=${EPSILON:-}                  # of any false alarm; empty: 0.05, or the state's
 
 FLAGS=()
 [ -z "$CALIBRATION" ] || FLAGS+=(--calibration "$CALIBRATION")
+[ -z "$EPSILON" ] || FLAGS+=(--epsilon "$EPSILON")
 "$PYTHON" run_monitor.py --model_name_or_path "$MODEL" --file "$FILE" --state "$STATE" --output "$OUTPUT" \
-  --audit_share "$AUDIT_SHARE" --epsilon "$EPSILON" "${FLAGS[@]}" "$@"
+  --audit_share "$AUDIT_SHARE" "${FLAGS[@]}" "$@"

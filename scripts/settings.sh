@@ -12,8 +12,8 @@ DATASET_CONFIG=${DATASET_CONFIG:-}
 TRAIN_FILE=${TRAIN_FILE:-}            # instead of DATASET: local .json, .jsonl or .csv files
 VALIDATION_FILE=${VALIDATION_FILE:-}
 case $TASK in
-  summarization) SOURCE_PREFIX=${SOURCE_PREFIX:-summarize: } ;;
-  *) SOURCE_PREFIX=${SOURCE_PREFIX:-} ;;
+  summarization) SOURCE_PREFIX=${SOURCE_PREFIX-summarize: } ;;
+  *) SOURCE_PREFIX=${SOURCE_PREFIX-} ;;
 esac
 MAX_SOURCE_LENGTH=${MAX_SOURCE_LENGTH:-512}
 MAX_TARGET_LENGTH=${MAX_TARGET_LENGTH:-128}

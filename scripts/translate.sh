@@ -10,7 +10,7 @@ source scripts/environment.sh
 FOLDER=${OUTPUT_DIR:-save/translate}
 export PYTHON TASK=translation SOURCE_LANG=${SOURCE_LANG:-en} TARGET_LANG=${TARGET_LANG:-toy}
 export MAX_SOURCE_LENGTH=${MAX_SOURCE_LENGTH:-64} MAX_TARGET_LENGTH=${MAX_TARGET_LENGTH:-64}
-export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES:-200}
+export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES-200}
 MODEL=${MODEL:-$FOLDER/model}         # a checkpoint of that name is evaluated, otherwise it is trained
 
 source scripts/train_and_sweep.sh

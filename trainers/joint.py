@@ -18,7 +18,7 @@ class JointTrainer(GenerationTrainer):
 
     objective: what they learn, CALM's weighted cross-entropy by default. perturbation: of the decoder, in
     training. curriculum: a name of `CURRICULA`, None for all exits at every step. The cross-entropy of each
-    exit is logged as `exit_{layer}_loss`, its mean since the last log.
+    exit is logged as `exit_{layer}_loss`, its mean since the last log over the steps that it was computed at.
     """
 
     def __init__(

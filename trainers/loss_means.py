@@ -14,7 +14,8 @@ class LossMeans:
         self._losses.setdefault(name, []).append(loss)
 
     def take(self) -> dict[str, float]:
-        """The means since the last call, by name; without losses that are NaN, which nothing computed."""
-        means = {name: torch.stack(losses).mean().item() for name, losses in self._losses.items()}
+        """The means since the last call, by name, over the steps at which there was a loss: NaN stands for
+        none, since an exit need not learn at every step. Names without any are left out."""
+        means = {name: torch.stack(losses).nanmean().item() for name, losses in self._losses.items()}
         self._losses.clear()
         return {name: round(mean, 4) for name, mean in means.items() if mean == mean}

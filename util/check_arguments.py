@@ -39,19 +39,29 @@ def check_arguments(
     if model.model_shape is not None and not training.do_train:
         raise UsageError("--model_shape starts from random weights, so it needs --do_train")
     data.check()
-    _check_data_sources(data, calibration, training)
-    _check_numbers(model, data)
+    validates = training.do_eval or calibration.do_cali
+    check_data_sources(data, training.do_train, validates, training.do_predict)
+    check_numbers(model, data)
     longest = training.generation_max_length or data.generation_length
     if training.predict_with_generate and longest < 2:
         raise UsageError(f"generation of at most {longest} tokens, the start token included, is empty")
     _check_measure_names(exits)
     check_calibration(calibration, exits, model, training)  # before sweeps, of which it knows better
+    if calibration.do_cali and data.max_eval_samples is not None:
+        raise UsageError(
+            "--max_eval_samples has no effect with --do_cali True, which draws from all validation examples: "
+            "give --max_calibrate_samples"
+        )
     _check_exits(data, exits, training)
     check_objectives(exits, model, training)
     check_training(training, calibration.do_cali, exits.keeps_model, exits.decodes_with_exits)
 
 
-def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, training) -> None:
+def check_data_sources(
+    data: DataArguments, trains: bool, validates: bool = False, predicts: bool = False
+) -> None:
+    """Raises UsageError where the splits that are needed have no source, or more than one. trains, validates,
+    predicts: which are needed."""
     files = {
         "--train_file": data.train_file,
         "--validation_file": data.validation_file,
@@ -64,13 +74,13 @@ def _check_data_sources(data: DataArguments, calibration: CalibrationArguments, 
         return
     if not given:
         raise UsageError("no data: give --dataset_name, or --train_file, --validation_file, --test_file")
-    validates = training.do_eval or calibration.do_cali
-    for wanted, flag in zip((training.do_train, validates, training.do_predict), files, strict=True):
+    for wanted, flag in zip((trains, validates, predicts), files, strict=True):
         if wanted and files[flag] is None:
             raise UsageError(f"{flag} is missing")
 
 
-def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
+def check_numbers(model: ModelArguments, data: DataArguments) -> None:
+    """Raises UsageError for numbers that are out of range."""
     if model.dropout_rate is not None and not 0 <= model.dropout_rate < 1:
         raise UsageError(f"--dropout_rate {model.dropout_rate} is outside [0, 1)")
     lowest = {
@@ -82,6 +92,7 @@ def _check_numbers(model: ModelArguments, data: DataArguments) -> None:
         "max_eval_samples": (data.max_eval_samples, 1),
         "max_predict_samples": (data.max_predict_samples, 1),
         "num_beams": (data.num_beams, 1),
+        "preprocessing_num_workers": (data.preprocessing_num_workers, 0),
     }
     for name, (value, low) in lowest.items():
         if value is not None and value < low:
@@ -118,19 +129,28 @@ def _check_effects(exits: ExitArguments) -> None:
             "--lm_head_screen has no effect without --deploy_scenario True, --use_early_exit True "
             "or --static_exit_layer"
         )
-    if exits.top_propagation is not None and not exits.use_early_exit:
-        raise UsageError("--top_propagation has no effect without --use_early_exit True")
     if exits.shortlist is not None and not (exits.use_early_exit or exits.static_exit_layer):
         raise UsageError("--shortlist has no effect without --use_early_exit True or --static_exit_layer")
     if exits.shortlist_at_full_depth and exits.shortlist is None:
         raise UsageError("--shortlist_at_full_depth has no effect without --shortlist")
-    if exits.exit_conf_threshold is not None and not exits.use_early_exit:
-        raise UsageError("--exit_conf_threshold has no effect without --use_early_exit True")
+    if exits.use_early_exit:
+        return
+    of_confidence = ("exit_conf_threshold", "exit_position_temp", "exit_max_layer", "top_propagation")
+    given = [name for name in of_confidence if getattr(exits, name) is not None]
+    given += ["exit_min_layer"] if exits.exit_min_layer not in (0, 1) else []  # these two forbid nothing
+    if given:
+        raise UsageError(f"--{given[0]} has no effect without --use_early_exit True")
+    if exits.exit_conf_type is not None and not exits.train_meta_cm_head:
+        raise UsageError(
+            "--exit_conf_type has no effect without --use_early_exit True or --train_meta_cm_head"
+        )
 
 
 def _check_sweep(exits: ExitArguments, training) -> None:
     if exits.is_sweep and not training.do_eval:
         raise UsageError("a sweep, of several thresholds, layers, measures or K, needs --do_eval")
+    if exits.is_sweep and not training.predict_with_generate:
+        raise UsageError("a sweep (--sweep True) is of decoded texts: add --predict_with_generate")
     if exits.is_sweep and (training.do_train or training.do_predict):
         raise UsageError("a sweep evaluates only: leave out --do_train and --do_predict")
     if exits.retime and not exits.is_sweep:
@@ -147,8 +167,6 @@ def _check_sweep(exits: ExitArguments, training) -> None:
 def _check_drafts(exits: ExitArguments) -> None:
     if exits.verify is not None and not (exits.use_early_exit or exits.static_exit_layer):
         raise UsageError("--verify has no effect without --use_early_exit True or --static_exit_layer")
-    if exits.exit_max_layer is not None and not exits.use_early_exit:
-        raise UsageError("--exit_max_layer has no effect without --use_early_exit True")
     needs = {"max_draft": (None, "--verify"), "accept_ratio": ("lenient", "--verify lenient")}
     needs["rollback_threshold"] = ("rollback", "--verify rollback")
     for name, (verification, flag) in needs.items():

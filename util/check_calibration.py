@@ -1,5 +1,6 @@
 """Whether the flags of a calibration fit together."""
 
+from dataclasses import fields
 from pathlib import Path
 
 from early_exit import get_measure
@@ -36,16 +37,12 @@ def check_calibration(
 
 
 def _check_unused(calibration: CalibrationArguments) -> None:
-    """Of a run that does not calibrate."""
+    """Raises UsageError for flags of a calibration in a run that does not calibrate."""
     if calibration.calibrate_delta or calibration.thresholds or calibration.calibrate_grid:
         raise UsageError("--calibrate_delta, --thresholds and --calibrate_grid need --do_cali True")
-    if calibration.save_calibration:
-        raise UsageError("--save_calibration needs --do_cali True")
-    for name in ("calibrate_reference", "calibrate_text_file"):
-        if getattr(calibration, name) is not None:
-            raise UsageError(f"--{name} needs --do_cali True")
-    if calibration.deploy_delta is not None or calibration.calibrate_epsilon_spending:
-        raise UsageError("--deploy_delta and --calibrate_epsilon_spending need --do_cali True")
+    for flag in fields(calibration):
+        if flag.name != "do_cali" and getattr(calibration, flag.name) != flag.default:
+            raise UsageError(f"--{flag.name} needs --do_cali True")
 
 
 def _check_exits(exits: ExitArguments) -> None:

@@ -9,7 +9,7 @@ from early_exit.models.calibration_file import CALIBRATION_FILE
 from util.calibration_plots import is_table_of, plot_delta, plot_losses
 from util.confidence_plots import can_plot_confidence_time, plot_confidence_time, plot_reliability
 from util.files import read_json
-from util.plots import plot_exit_layers, plot_sweep
+from util.plots import main_score, plot_exit_layers, plot_sweep
 from util.run_folder import LOSS_TABLE_FILE, SWEEP_FILE
 
 
@@ -18,7 +18,7 @@ def run_figures(folder: Path) -> Iterator[tuple[str, Figure]]:
     sweep = read_json(folder / SWEEP_FILE)
     if sweep is not None:
         points = sweep["points"]
-        if all("eval_rougeL" in point["metrics"] for point in points):
+        if main_score(points) is not None:
             yield "Quality against mean decoder layers", plot_sweep(points)
             yield "Quality against time", plot_sweep(points, x="eval_ms_per_token")
         yield "Where tokens leave", plot_exit_layers(points)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from early_exit import PRECISIONS, ExitPolicy
 from early_exit.confidence import known_measures
@@ -143,7 +143,7 @@ def read_texts(text: str | None, options: GenerateArguments) -> Iterator[str]:
     if text is not None:
         return iter([text])
     if options.file is None:
-        return (line.rstrip("\n") for line in sys.stdin)
+        return _lines(sys.stdin)
     path = Path(options.file)
     if path.suffix in SUFFIXES:
         columns, rows = read_rows(options.file)
@@ -151,11 +151,19 @@ def read_texts(text: str | None, options: GenerateArguments) -> Iterator[str]:
             raise UsageError(f"{path} has no column {options.text_column!r}; it has: {', '.join(columns)}")
         return iter([str(row.get(options.text_column) or "") for row in rows])
     try:
-        return iter(path.read_text(encoding="utf-8").splitlines())
+        with path.open(encoding="utf-8") as file:
+            return iter(list(_lines(file)))
     except OSError as error:
         raise UsageError(f"--file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--file {path} is not UTF-8") from error
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    """The lines of a text file, without their ends and without a byte order mark. `str.splitlines` would also
+    cut at characters that a text may hold, such as U+2028."""
+    for number, line in enumerate(file):
+        yield (line if number else line.removeprefix("\ufeff")).rstrip("\r\n")
 
 
 def _trained_with(folder: str) -> dict[str, Any]:

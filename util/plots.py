@@ -22,7 +22,7 @@ _AXES = {
     "eval_block_avg": "mean decoder layers per token (block_avg)",
     "eval_ms_per_token": "ms per token, encoder included",
 }
-# Of the scores that a task has, the one that is drawn.
+# Of the scores that a task has, the one that settings are compared by, and its name.
 _SCORES = {"eval_rougeL": "ROUGE-L", "eval_bleu": "BLEU", "eval_f1": "F1 of answers"}
 _NAMED_KINDS = 3  # with more kinds of exits the settings are not written at the points
 
@@ -39,13 +39,23 @@ def points_by_kind(points: list[dict[str, Any]]) -> dict[str, list[dict[str, Any
     return kinds
 
 
+def main_score(points: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """The metric that a sweep's points are compared by, and its name: a score of their task that all of them
+    have. None where there is none."""
+    for metric, name in _SCORES.items():
+        if all(metric in point["metrics"] for point in points):
+            return metric, name
+    return None
+
+
 def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figure:
     """A task's score against mean decoder layers a token, a line for static exits and one for each measure.
 
-    points: of a sweep.json, `{"setting": name, "metrics": {...}}`. x: another metric to draw it against.
+    points: of a sweep.json, `{"setting": name, "metrics": {...}}`, with a `main_score`. x: another metric to
+    draw it against.
     """
     kinds = points_by_kind(points)
-    score = next(name for name in _SCORES if name in points[0]["metrics"])
+    score, name_of_score = main_score(points)
     crowded = len(kinds) > _NAMED_KINDS
     figure = Figure(figsize=(7.6, 5.4) if crowded else (6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -77,7 +87,7 @@ def plot_sweep(points: list[dict[str, Any]], x: str = "eval_block_avg") -> Figur
                 fontsize=7,
             )
     axes.set_xlabel(_AXES[x])
-    axes.set_ylabel(_SCORES[score])
+    axes.set_ylabel(name_of_score)
     axes.margins(x=0.06, y=0.14)
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8 if crowded else None)

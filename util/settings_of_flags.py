@@ -28,6 +28,7 @@ _OF_TRAINING_ALONE = (
     "lr_scheduler_kwargs optim_args optim_target_modules train_sampling_strategy dataloader_drop_last "
     "load_best_model_at_end metric_for_best_model greater_is_better"
 ).split()
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first that there are, as they are loaded
 
 
 def run_settings(arguments: Arguments) -> dict[str, Any]:
@@ -39,6 +40,16 @@ def run_settings(arguments: Arguments) -> dict[str, Any]:
     if isinstance(start, Path):
         together["resume_from_checkpoint"] = str(start)
     return {name: value for name, value in together.items() if name not in _SILENT}
+
+
+def checkpoint_files(arguments: Arguments) -> list[Path]:
+    """The weights of the checkpoint, where it is a folder. Training into that same folder ends with other
+    weights there, so these do not count for it."""
+    start, training = arguments.model.model_name_or_path, arguments.training
+    if start is None or (training.do_train and Path(start).resolve() == Path(training.output_dir).resolve()):
+        return []
+    found = (sorted(Path(start).glob(kind)) for kind in _WEIGHTS)
+    return next(filter(None, found), [])
 
 
 def run_files(arguments: Arguments) -> list[Path]:
@@ -65,9 +76,8 @@ def sweep_settings(arguments: Arguments) -> dict[str, Any]:
 
 
 def sweep_files(arguments: Arguments) -> list[Path]:
-    """The checkpoint's weights, and what is evaluated on."""
-    weights = sorted(Path(arguments.model.model_name_or_path).glob("*.safetensors"))
-    return weights + _data_files(arguments.data, arguments.data.validation_file)
+    """What is evaluated on."""
+    return _data_files(arguments.data, arguments.data.validation_file)
 
 
 def calibration_settings(arguments: Arguments) -> dict[str, Any]:

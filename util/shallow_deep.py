@@ -18,6 +18,7 @@ def translate_shallow_deep(exits) -> None:
     names = ("shallow_exit_layer", "shallow2deep_conf_type", "shallow2deep_conf_threshold")
     given = [name for name in (*names, "rollback_conf_threshold") if getattr(exits, name) is not None]
     given += [name for name in ("copy_skipped_hidden_states", "use_adapt_threshold") if getattr(exits, name)]
+    given += [] if exits.parallel_gen_token else ["parallel_gen_token"]
     if exits.freeze_adapt_threshold is not None:
         if not exits.use_adapt_threshold:
             raise UsageError("--freeze_adapt_threshold has no effect without --use_adapt_threshold True")

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.conftest import ROOT, call, eval_flags, train_flags
+from tests.cli.conftest import DATA, QUIET, ROOT, call, eval_flags, train_flags
 from util import run_folder
 
 EARLY = ["--use_early_exit", "True", "--exit_conf_type", "softmax"]
@@ -158,8 +158,8 @@ def test_a_folder_that_cannot_be_written_into_is_named_first(
         "evaluate": lambda: eval_flags(model, output, "--overwrite_output_dir"),
         "sweep": lambda: eval_flags(model, output, "--static_exit_layer", "all"),
         "calibrate": lambda: [
-            *eval_flags(model, output, *EARLY, "--do_cali", "True", "--max_calibrate_samples", "4"),
-            "--do_eval", "False",
+            *DATA, *QUIET, "--model_name_or_path", model, "--do_cali", "True", "--max_calibrate_samples", "4",
+            "--predict_with_generate", *EARLY, "--output_dir", output,
         ],
     }[kind]()  # fmt: skip
     fails_with(capsys, flags, str(tmp_path if place == "read-only" else file))

@@ -15,6 +15,7 @@ from early_exit.models.effective_generation import greedy_generation
 from early_exit.models.exit_heads import fingerprint
 from util.corpus import generate as corpus
 from util.files import read_json, write_json
+from util.generate_arguments import GenerateArguments, read_texts
 
 TEXTS = [row["document"] for row in corpus("validation")[:3]]
 SOFTMAX = ("--exit_conf_threshold", "0.02")
@@ -163,3 +164,14 @@ def test_bad_input_is_one_line(model, flags, reason, capsys):
 def test_the_model_is_required(capsys):
     assert call("x") == 2
     assert "--model_name_or_path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["file", "standard input"])
+def test_a_text_is_a_line_whatever_characters_it_holds(source, tmp_path, monkeypatch):
+    """A byte order mark and the ends of lines, Windows' too, are no part of it."""
+    texts = ["one\u2028and\u2029more", "two\x85\x0b\x0c", "", "three\x1c\x1d\x1e"]
+    content = ("\ufeff" + "\r\n".join(texts) + "\n").encode()
+    (tmp_path / "prompts.txt").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    file = str(tmp_path / "prompts.txt") if source == "file" else None
+    assert list(read_texts(None, GenerateArguments("a_model", file=file))) == texts

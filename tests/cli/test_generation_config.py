@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tests.cli.conftest import call, eval_flags, train_flags
+from tests.cli.test_adapt_threshold import SHALLOW
 from tests.cli.test_bad_input import fails_with
 from tests.cli.test_calibration import cali_flags
 
@@ -64,6 +65,21 @@ def test_what_cannot_be_calibrated_is_refused(capsys, checkpoint, tmp_path, valu
     assert len(lines) == 1
     assert any(each in lines[0] for each in message.split("|"))
     assert not (tmp_path / "o").exists()
+
+
+def test_a_threshold_that_adapts_is_for_greedy_decoding(capsys, checkpoint, tmp_path):
+    folder = checkpoint(no_repeat_ngram_size=3)
+    message = f"no_repeat_ngram_size 3 in {folder}/generation_config.json: --use_adapt_threshold is for plain"
+    fails_with(capsys, eval_flags(folder, tmp_path / "o", *SHALLOW), message)
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_a_config_returns_beside_the_tokens_is_refused_with_exits(capsys, checkpoint, tmp_path):
+    folder = checkpoint(output_scores=True, return_dict_in_generate=True)
+    for flags in (eval_flags(folder, tmp_path / "o", *EXITS), cali_flags(folder, tmp_path / "o")):
+        fails_with(capsys, flags, "generation_config.json: exits do not serve returning output_scores")
+    assert not (tmp_path / "o").exists()
+    assert call(*eval_flags(folder, tmp_path / "plain")) == 0
 
 
 def test_flags_outweigh_the_checkpoints_config(checkpoint, tmp_path):

@@ -123,6 +123,11 @@ def test_from_the_command_line(capsys, model, tmp_path):
     found = json.loads(state.read_text())
     assert found["audits"] == 18
     assert state.with_suffix(".png").exists()
+    assert monitor(*flags, "--epsilon", "0.2") == 2
+    assert "goes on with --epsilon 0.05, not 0.2" in capsys.readouterr().err
+    state.write_text(json.dumps({**found, "epsilon": 0.2}))
+    assert monitor(*flags) == 0  # with its own
+    assert json.loads(state.read_text())["epsilon"] == 0.2
     state.write_text(json.dumps({**found, "fingerprint": "another"}))
     assert monitor(*flags) == 2
     assert "watches another setting" in capsys.readouterr().err

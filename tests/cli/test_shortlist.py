@@ -14,6 +14,7 @@ from tests.cli.conftest import DATA, QUIET, call, eval_flags
 from tests.cli.test_bad_input import fails_with
 from util.corpus import generate
 from util.files import read_json
+from util.generate_arguments import GenerateArguments, prompt_settings
 
 TRAINED_ON = 64  # reports, see conftest.py
 SOFTMAX = ["--use_early_exit", "True", "--exit_conf_type", "softmax", "--exit_conf_threshold", "0.02"]
@@ -105,3 +106,36 @@ def test_a_checkpoint_from_elsewhere_gets_a_ranking(model, tmp_path, monkeypatch
     assert ranked(monkeypatch, *flags, "--source_lang", "de", "--target_lang", "en") == 0
     assert load_model(tmp_path / "pairs").token_ranking.tolist() == ranking
     assert not Path(tmp_path / "other").exists()
+
+
+def test_a_ranking_keeps_what_training_left_beside_the_checkpoint(model, tmp_path, monkeypatch):
+    output, data = tmp_path / "ranked", tmp_path / "train.jsonl"
+    data.write_text('{"document": "Another report.", "summary": "Police"}\n')
+    flags = ["--model_name_or_path", str(model), "--train_file", str(data), "--output_dir", str(output)]
+    assert ranked(monkeypatch, *flags) == 0
+    before, after = (
+        set((folder / "training_documents.txt").read_text().split()) for folder in (model, output)
+    )
+    assert before < after  # the document whose summary was counted is no prompt to calibrate with either
+    assert len(after) == len(before) + 1
+    loaded = load_model(output)
+    kept, known = (prompt_settings(GenerateArguments(str(folder)), loaded) for folder in (output, model))
+    assert kept == known
+    assert kept.prefix == "summarize: "
+    assert read_json(output / "run.json")["finished"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no data"),
+        (["--validation_file", "v.json"], "--train_file is missing"),
+        (["--train_file", "t.json", "--dataset_name", "embedded"], "contradict each other"),
+        (["--train_file", "t.json", "--preprocessing_num_workers", "-1"], "--preprocessing_num_workers -1"),
+    ],
+)
+def test_rankings_that_cannot_be(tmp_path, capsys, monkeypatch, flags, message):
+    output = tmp_path / "ranked"
+    assert ranked(monkeypatch, "--model_name_or_path", "m", "--output_dir", str(output), *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()

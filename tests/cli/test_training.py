@@ -326,3 +326,15 @@ def test_heads_go_on_from_a_checkpoint(capsys, model, tmp_path):
     for name, weight in whole.items():
         torch.testing.assert_close(resumed[name], weight)
     fails_with(capsys, head_flags(model, tmp_path / "c", *flags, "--learning_rate", "0.5"), "with initial_lr")
+
+
+def test_a_head_goes_on_beside_others_that_stay_as_they_are(model, tmp_path):
+    assert call(*head_flags(model, tmp_path / "others", "--max_steps", "1", "--save_strategy", "no")) == 0
+    another = ["--exit_conf_type", "vanilla_classifier", "--max_steps", "2"]
+    assert call(*head_flags(tmp_path / "others", tmp_path / "a", *another, "--save_steps", "1")) == 0
+    resumed = ["--resume_from_checkpoint", str(tmp_path / "a" / "checkpoint-1")]
+    assert call(*head_flags(tmp_path / "others", tmp_path / "b", *another, *resumed)) == 0
+    whole, again, before = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "others"))
+    for name, weight in whole.items():
+        torch.testing.assert_close(again[name], weight)
+    assert all(torch.equal(whole[name], weight) for name, weight in before.items())

@@ -159,7 +159,10 @@ def parsed(flags) -> dict:
 
 
 # False of these is refused, or leaves nothing to do, or is written as text.
-_OTHERWISE = {"do_train", "logging_nan_inf_filter", "eval_do_concat_batches", "resume_from_checkpoint"}
+_OTHERWISE = {
+    "do_train", "logging_nan_inf_filter", "eval_do_concat_batches", "resume_from_checkpoint",
+    "parallel_gen_token",
+}  # fmt: skip
 
 
 def test_there_are_booleans_in_every_group():

@@ -7,6 +7,7 @@ from early_exit import DecodingSetting, ExitPolicy
 from util.calibration_plots import is_table_of, plot_losses
 from util.calibration_plots import main as draw_calibration
 from util.confidence_plots import can_plot_confidence_time, plot_confidence_time
+from util.figures import run_figures
 from util.files import write_json
 from util.plots import plot_sweep
 
@@ -45,6 +46,20 @@ def test_exits_that_a_static_layer_ends_are_a_line_of_their_own():
     assert lines["softmax exits, λ"] == [1.5]
     assert lines["softmax last=2 exits, λ"] == [1.2]
     assert [text.get_text() for text in axes.texts] == ["1", "2", "0.9", "0.5 N=9"]
+
+
+@pytest.mark.parametrize(
+    ("score", "name"),
+    [("eval_rougeL", "ROUGE-L"), ("eval_bleu", "BLEU"), ("eval_f1", "F1 of answers"), ("eval_loss", None)],
+)
+def test_the_figures_of_a_sweep_show_the_score_of_its_task(tmp_path, score, name):
+    metrics = {"eval_block_avg": 1.5, "eval_ms_per_token": 2.0, "eval_exit_layer_counts": [3, 1, 2]}
+    points = [{"setting": f"static {layer}", "metrics": {**metrics, score: 9.0}} for layer in (1, 2)]
+    write_json(tmp_path / "sweep.json", {"points": points})
+    figures = dict(run_figures(tmp_path))
+    quality = [figure for caption, figure in figures.items() if caption.startswith("Quality against")]
+    assert [figure.axes[0].get_ylabel() for figure in quality] == ([] if name is None else 2 * [name])
+    assert "Where tokens leave" in figures
 
 
 def test_the_time_of_a_confidence_is_of_measures_that_are_asked_everywhere():

@@ -42,3 +42,15 @@ def test_the_fastest_of_each_way_that_keeps_quality():
 )
 def test_what_is_missing_is_said(points, words):
     assert words in in_words(points)
+
+
+def test_the_score_is_that_of_the_task():
+    def of_translation(each):
+        metrics = {name.replace("rougeL", "bleu"): value for name, value in each["metrics"].items()}
+        return {**each, "metrics": metrics}
+
+    translated = [of_translation(each) for each in POINTS]
+    assert [each["setting"] for each in ways(translated).values()] == [
+        each["setting"] for each in ways(POINTS).values()
+    ]
+    assert "within 1% of full depth's BLEU" in in_words(translated)
