@@ -25,7 +25,7 @@ from early_exit.models.loading import load_model
 from early_exit.models.sources import Source, encode_all
 from early_exit.models.stream import decode_prompts
 from util.files import write_json
-from util.results import markdown_table, provenance, setting_name
+from util.results import commit, markdown_table, provenance, setting_name
 
 SHARES = (0.01, 0.3, 0.5, 0.75, 1.0)
 
@@ -97,6 +97,7 @@ def decoding(options: argparse.Namespace, model) -> Callable[[ExitPolicy], list[
 
 def main() -> None:
     """Prints the table; with --json writes it as well."""
+    commit()  # now: what is measured is what stands there at the start
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

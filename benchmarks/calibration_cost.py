@@ -30,7 +30,7 @@ from early_exit.models.t5 import EarlyExitT5
 from trainers.loss_table import LossTable, PromptDecoder, as_array
 from util.dissimilarity import loss
 from util.files import write_json
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 
 DELTAS = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
 GRIDS = {count: [round(1 - step / count, 4) for step in range(count)] for count in (20, 100)}
@@ -143,6 +143,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     """Prints the table; with --json writes it as well."""
+    commit()  # now: what is measured is what stands there at the start
     options = read_options()
     rows = compare(Prompts.read(options), options.batch)
     table = [["procedure", "passes over the prompts", "seconds", "times ours (20 thresholds)"]]

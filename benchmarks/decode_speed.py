@@ -33,6 +33,7 @@ from early_exit.models.shapes import SHAPES
 from util.files import write_json
 from util.results import provenance
 
+ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("systems", "stream", "lengths", "memory")
 _STREAM_ROUNDS = 3
 
@@ -113,8 +114,9 @@ def peak_memory(options) -> list[dict]:
         members += [System("ctranslate2"), System("ctranslate2", "int8")]
     members += [System("engine", precision) for precision in options.precisions]
     for system in members:
-        child = [sys.executable, __file__, *sys.argv[1:], "--measure-memory", system.name, system.precision]
-        output = subprocess.run(child, check=True, capture_output=True, text=True).stdout
+        child = [sys.executable, "-m", "benchmarks.decode_speed", *sys.argv[1:]]
+        child += ["--measure-memory", system.name, system.precision]
+        output = subprocess.run(child, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         rows.append(
             {"system": system.name, "precision": system.precision, "peak_bytes": int(output.split()[-1])}
         )

@@ -32,7 +32,7 @@ from early_exit.models.loading import load_model
 from early_exit.models.sources import Source, encode_all
 from early_exit.models.stream import decode_prompts, plain_greedy
 from util.files import write_json
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 
 LENGTHS, LEVELS, CAP = range(1, 13), (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), 8
 
@@ -151,6 +151,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     """Prints a column for each price of a question; with --json writes them."""
+    commit()  # now: what is measured is what stands there at the start
     options = read_options()
     model, tokenizer = load_model(str(options.model)).eval(), AutoTokenizer.from_pretrained(options.model)
     documents = [each["document"] for each in read_records(options.records, options.samples)]

@@ -34,7 +34,7 @@ from early_exit.models.sources import Source
 from early_exit.models.stream import decode_prompts
 from util.files import write_json
 from util.metrics import rouge_against, scoring_rules
-from util.results import markdown_table, provenance, setting_name
+from util.results import commit, markdown_table, provenance, setting_name
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     """Prints the table; with --json writes it."""
+    commit()  # now: what is measured is what stands there at the start
     options = read_options()
     torch.set_num_threads(options.threads)
     model, tokenizer = load_model(str(options.model)).eval(), AutoTokenizer.from_pretrained(options.model)

@@ -16,7 +16,7 @@ import torch
 from early_exit.models.shapes import shape_config
 from early_exit.models.t5 import EarlyExitT5
 from util.files import write_json
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 
 HEADS = (
     "vanilla_classifier",
@@ -50,6 +50,7 @@ def make_step(names: tuple[str, ...], options):
 
 def main() -> None:
     """Prints the table; with --json writes it as well."""
+    commit()  # now: what is measured is what stands there at the start
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

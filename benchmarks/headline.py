@@ -94,16 +94,22 @@ def right_peers(workers: Workers, peers: list[System], records: Records) -> tupl
     slow = slower_int8(seconds)
     for system in slow:
         workers.end(system.process)
-        left_out.append({"system": str(system), "reason": "slower than its float32"})
+        settings = {"precision": system.precision, "settings": dict(system.settings)}
+        left_out.append({"system": str(system), **settings, "reason": "slower than its float32"})
     return [each for each in seconds if each not in slow], left_out
 
 
 def those_of(result: dict[str, Any], peers: list[System], rows: int) -> list[System]:
-    """The peers, with their settings, that an earlier run has timed."""
+    """The peers, with their settings, that an earlier run has timed. Raises ValueError where it has none with
+    so many texts at a time."""
     timed = [
         (row["system"], row["precision"], row["settings"]) for row in result["rows"] if row["rows"] == rows
     ]
-    return [each for each in peers if (str(each), each.precision, dict(each.settings)) in timed]
+    found = [each for each in peers if (str(each), each.precision, dict(each.settings)) in timed]
+    if not found:
+        known = sorted({row["rows"] for row in result["rows"]})
+        raise ValueError(f"--peers-of: no peers with {rows} texts at a time; the result has {known}")
+    return found
 
 
 def slower_int8(seconds: dict[System, float]) -> list[System]:
@@ -220,7 +226,7 @@ def read_options() -> argparse.Namespace:
     )
     parser.add_argument("--beside", type=int, default=60, help="records for a peer's beams and drafts")
     parser.add_argument("--rows", type=int, nargs="+", default=[1], help="texts that are written at a time")
-    parser.add_argument("--turn", type=int, default=10, help="records a turn, times texts at a time")
+    parser.add_argument("--turn", type=int, default=10, help="records a turn; at least two batches")
     parser.add_argument("--new-tokens", type=int, default=63)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where the results go")
@@ -231,16 +237,11 @@ def read_options() -> argparse.Namespace:
     return options
 
 
-def save(options: argparse.Namespace, num_layers: int, left_out: list[dict], rows: list[dict]) -> None:
-    """What is known so far."""
-    environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
-    about = {"environment": environment, "layers": num_layers, "neighbours": options.neighbours}
-    write_json(options.json, {**about, "left_out": left_out, "rows": rows})
-
-
 def main() -> None:
     """Prints the tables; with --json writes them."""
     options = read_options()
+    # Now: what is measured is what stands there at the start.
+    environment = provenance(0, "cpu") | scoring_rules() | {"ctranslate2": version("ctranslate2")}
     model, tokenizer = load_model(str(options.model)), AutoTokenizer.from_pretrained(options.model)
     references = [reference for _, reference in pairs(str(options.data))]
     counts = options.records * (len(options.rows) if len(options.records) == 1 else 1)
@@ -263,7 +264,12 @@ def main() -> None:
             results += described(runs, references, tokenizer, rows, options.risk)
             print(table(results, options.quality), flush=True)
             if options.json is not None:
-                save(options, model.num_exits, left_out, results)
+                about = {
+                    "environment": environment,
+                    "layers": model.num_exits,
+                    "neighbours": options.neighbours,
+                }
+                write_json(options.json, {**about, "left_out": left_out, "rows": results})
 
 
 if __name__ == "__main__":

@@ -56,8 +56,16 @@ train() {  # data set: its model, last on its own texts
       MODEL=$model-before OUTPUT_DIR=$model MAX_STEPS=100 WARMUP_STEPS=10 \
         bash scripts/own_text.sh --use_cpu --disable_tqdm True
       unset MAX_SOURCE_LENGTH MAX_TARGET_LENGTH TRAIN_FILE ;;
-    multi30k) bash benchmarks/multi30k.sh ;;
+    multi30k) DATA=$DATA/multi30k OUTPUT_DIR=$model OWN_TEXT_STEPS=0 RESULTS='' bash benchmarks/multi30k.sh ;;
   esac
+}
+
+same() {  # file, words: stops where what is there is of other settings
+  if [ -e "$1" ] && [ "$(cat "$1")" != "$2" ]; then
+    echo "$(dirname "$1") is of other settings ($(cat "$1")): remove it, or set FOLDER" >&2
+    exit 2
+  fi
+  echo "$2" > "$1"
 }
 
 heads() {  # the model with exit heads, which learn from its own texts of documents that nobody has seen
@@ -89,13 +97,10 @@ for set in $SETS; do
   name=$set
   [ "$SHAPE" = t5-small ] || name=$set-$SHAPE
   mkdir -p "$FOLDER/$name"
-  asked="$model $PRECISIONS $grid min_layer=$min_layer shortlist=$shortlist $thresholds"
-  if [ -e "$FOLDER/$name/asked.txt" ] && [ "$(cat "$FOLDER/$name/asked.txt")" != "$asked" ]; then
-    echo "$FOLDER/$name is of other settings ($(cat "$FOLDER/$name/asked.txt")): remove it, or set FOLDER" >&2
-    exit 2
-  fi
-  echo "$asked" > "$FOLDER/$name/asked.txt"
   train "$set"
+  weights=$(cat "$model"/*.safetensors | sha256sum | cut -c1-16)
+  same "$FOLDER/$name/asked.txt" \
+    "$model $weights $PRECISIONS $grid min_layer=$min_layer shortlist=$shortlist $thresholds heads=$HEADS"
   heads "$set"
   if [ ! -e "$FOLDER/$name/wide/config.json" ]; then
     "$PYTHON" -m runner.rank_tokens --task $task --model_name_or_path "$model" --train_file "$train" \
@@ -112,14 +117,16 @@ for set in $SETS; do
   done
   timed=("$FOLDER/$name/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$name"/{textual,risk}/calibration.json
     --quality $quality --risk $risk --shortlist "$shortlist")
-  # shellcheck disable=SC2086 # a list of words
+  [ ! -e "$FOLDER/$name/headline.json" ] || same "$FOLDER/$name/timed.txt" "$RECORDS records, $BATCHES at a time"
+  # shellcheck disable=SC2086 # lists of words
   [ -e "$FOLDER/$name/headline.json" ] ||
     { "$PYTHON" -m benchmarks.headline "${timed[@]}" ${PEERS_OF:+--peers-of "$PEERS_OF"} \
       --records $RECORDS --rows $BATCHES --json "$FOLDER/$name/part.json"
-      mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"; }
+      mv "$FOLDER/$name/part.json" "$FOLDER/$name/headline.json"
+      echo "$RECORDS records, $BATCHES at a time" > "$FOLDER/$name/timed.txt"; }
   cp "$FOLDER/$name/headline.json" "$RESULTS/$name.json"
   [ -n "$BUSY_RECORDS" ] || continue
-  [ -e "$FOLDER/$name/busy.json" ] ||
+  [ "$FOLDER/$name/busy.json" -nt "$FOLDER/$name/headline.json" ] ||
     "$PYTHON" -m benchmarks.headline "${timed[@]}" --records "$BUSY_RECORDS" --neighbours 1 \
       --peers-of "$FOLDER/$name/headline.json" --json "$FOLDER/$name/busy.json"
   cp "$FOLDER/$name/busy.json" "$RESULTS/$name-busy.json"

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from transformers import AutoTokenizer
@@ -136,12 +136,8 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
     (records,) = setting
     model, sources = _inputs(records.model, records.data, records.prefix)
     sources = sources[records.first : records.first + records.count]
-    if system.name == "ctranslate2":
-        return _translating(system, model, sources, records, threads)
-    if system.name == "onnxruntime":
-        return _by_onnx(system, model, sources, records, threads)
     if system.policy is None:
-        return _generating(system, model, sources, records)
+        return _by_length(sources, partial(_of_peer, system, model, records, threads))
     options = {"max_length": records.new_tokens + 1, "num_beams": 1}
     prompts = [Source.of(torch.tensor(tokens)) for tokens in sources]
 
@@ -151,6 +147,28 @@ def build(system: System, setting: tuple[Records], threads: int) -> Callable[[],
         return [without_end(row.tokens) for row in rows], counted(rows)
 
     return decode
+
+
+def _of_peer(system: System, model, records: Records, threads: int, sources: list[list[int]]) -> Callable:
+    if system.name == "ctranslate2":
+        return _translating(system, model, sources, records, threads)
+    if system.name == "onnxruntime":
+        return _by_onnx(system, model, sources, records, threads)
+    return _generating(system, model, sources, records)
+
+
+def _by_length(sources: list[list[int]], make: Callable[[list[list[int]]], Callable]) -> Callable[[], tuple]:
+    """A call of texts in the order of `sources`, which are written longest first: fixed batches then hold
+    sources of one length, as the engine's stream begins with the longest. make: gives a call of sources."""
+    order = sorted(range(len(sources)), key=lambda number: -len(sources[number]))
+    call = make([sources[number] for number in order])
+
+    def write() -> tuple:
+        texts, counts = call()
+        in_place = dict(zip(order, texts, strict=True))
+        return [in_place[number] for number in range(len(order))], counts
+
+    return write
 
 
 def counted(rows: list[DecodedRow]) -> Counter:

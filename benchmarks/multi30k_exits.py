@@ -16,7 +16,7 @@ from benchmarks.checkpoint import LONGEST, Checkpoint
 from early_exit import ExitPolicy
 from util.bleu import sentence_chrf, translation_rules
 from util.files import read_json, write_json
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 from util.task_arguments import TranslationArguments
 
 
@@ -53,6 +53,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
+    commit()  # now: what is measured is what stands there at the start
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model", help="folder of a trained checkpoint")
     parser.add_argument("--data", required=True)

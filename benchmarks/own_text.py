@@ -29,7 +29,7 @@ from util.arguments import DataArguments
 from util.dissimilarity import rouge_l
 from util.files import read_json, write_json, write_text
 from util.metrics import scoring_rules
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 from util.task_arguments import TranslationArguments
 
 matplotlib.use("Agg")
@@ -116,6 +116,7 @@ def picture_of(rows: dict[str, dict[str, Any]]) -> Figure:
 
 
 def main() -> None:
+    commit()  # now: what is measured is what stands there at the start
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("start")
     parser.add_argument("folder", type=Path)
@@ -138,9 +139,15 @@ def main() -> None:
         path = options.results / f"{variant}.json"
         folder = options.start if variant == "start" else str(options.folder / variant)
         row, measured = read_json(path), None
-        if row is None:
+        if row is None or row["samples"] != options.samples:
             measured = checkpoint(folder)
-            row = {"variant": variant, **figures(measured), **provenance(SEED, "cpu"), **scoring_rules()}
+            row = {
+                "variant": variant,
+                "samples": options.samples,
+                **figures(measured),
+                **provenance(SEED, "cpu"),
+                **scoring_rules(),
+            }
             row |= data.task.rules()
             row["training"] = read_json(Path(folder) / "train_results.json")
         if "full_depth_loss_to_start" not in row and not variant.startswith("plain"):

@@ -89,4 +89,5 @@ done
 [ -n "${TRAIN_ONLY:-}" ] || "$PYTHON" -m benchmarks.own_text "$START" "$FOLDER" --data "$TEST_FILE" \
   --prefix "$SOURCE_PREFIX" --source_length "$MAX_SOURCE_LENGTH" \
   ${SOURCE_LANG:+--source_lang "$SOURCE_LANG" --target_lang "$TARGET_LANG"} \
-  --samples "$SAMPLES" --variants start $VARIANTS --results "$RESULTS"
+  --samples "$SAMPLES" --variants start $VARIANTS --results "$FOLDER/results"
+[ -n "${TRAIN_ONLY:-}" ] || { mkdir -p "$RESULTS" && cp "$FOLDER"/results/* "$RESULTS"; }

@@ -19,7 +19,7 @@ from early_exit import PRECISIONS, ExitPolicy
 from early_exit.models.loading import load_model
 from util.files import write_json
 from util.metrics import rouge_against, scoring_rules
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 
 
 def decode(model, inputs: list[dict], policy: ExitPolicy, precision: str, new_tokens: int) -> list[dict]:
@@ -103,6 +103,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     """Prints the table; with --json writes it as well."""
+    commit()  # now: what is measured is what stands there at the start
     options = read_options()
     rows, texts = measure(options)
     header = ["policy", "precision", "tokens as in float32", "texts as in float32", "ROUGE-L", "block_avg"]

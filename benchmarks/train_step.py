@@ -23,8 +23,9 @@ from early_exit import layer_weights
 from early_exit.models.shapes import shape_config
 from early_exit.models.t5 import EarlyExitT5
 from util.files import write_json
-from util.results import markdown_table, provenance
+from util.results import commit, markdown_table, provenance
 
+ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = ("plain", "joint", "naive joint")
 
 
@@ -80,7 +81,8 @@ def measure(options) -> list[dict]:
     memory = {
         variant: int(
             subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--measure-memory", variant],
+                [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--measure-memory", variant],
+                cwd=ROOT,
                 check=True,
                 capture_output=True,
                 text=True,
@@ -126,6 +128,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     """Prints the table; with --json writes it as well."""
+    commit()  # now: what is measured is what stands there at the start
     options = read_options()
     if options.measure_memory:
         print(peak_memory(options))

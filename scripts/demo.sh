@@ -11,15 +11,15 @@ export PYTHON
 
 FOLDER=${OUTPUT_DIR:-save/demo}
 export MAX_SOURCE_LENGTH=256 MAX_TARGET_LENGTH=48
-export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES:-150}
+export MAX_EVAL_SAMPLES=${MAX_EVAL_SAMPLES-150}
 THRESHOLDS=${THRESHOLDS:-0.1 0.3 0.5 0.7 0.9 0.97}
 
 if [ ! -e "$FOLDER/model/train_results.json" ]; then
-  OUTPUT_DIR=$FOLDER/model MAX_STEPS=${MAX_STEPS:-650} bash scripts/train.sh
+  OUTPUT_DIR=$FOLDER/model MAX_STEPS=${MAX_STEPS:-550} bash scripts/train.sh
 fi
 if [ ! -e "$FOLDER/heads/eval_results.json" ]; then
   MODEL=$FOLDER/model OUTPUT_DIR=$FOLDER/heads HEADS=MLP EVAL_BATCH_SIZE=16 \
-    MAX_TRAIN_SAMPLES=${HEAD_SAMPLES:-4000} \
+    MAX_TRAIN_SAMPLES=${HEAD_SAMPLES:-3000} \
     bash scripts/confidence_classifier_training.sh --overwrite_output_dir
 fi
 # All write into one folder: points of the same model and data share a table.

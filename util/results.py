@@ -3,9 +3,11 @@
 import csv
 import io
 import platform
+import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from util.disturbed import NOTE, TIMINGS, disturbed
 from util.files import read_json, write_json, write_text
 from util.run_folder import SWEEP_FILE
 
+# As Linux names them.
+_INSTRUCTIONS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp")
 _PACKAGES = (
     "torch",
     "transformers",
@@ -62,13 +66,15 @@ _SHARES = {
 
 
 def provenance(seed: int, device: torch.device | str) -> dict[str, Any]:
-    """What a result needs to be repeated: command, seed, versions, commit, processor and threads."""
+    """What a result needs to be repeated: command, seed, versions, commit, processor and threads. The commit
+    is that of the process's first call: what is measured, whatever is committed meanwhile."""
     return {
         "command": shlex.join(["python", *_called(sys.argv)]),
         "seed": seed,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "commit": commit(),
         "device": device_name(device),
+        "instructions": instructions(),
         "threads": torch.get_num_threads(),
     }
 
@@ -81,6 +87,7 @@ def _called(argv: list[str]) -> list[str]:
     return ["-m", ".".join(path.relative_to(_REPOSITORY).with_suffix("").parts), *argv[1:]]
 
 
+@cache
 def commit() -> str | None:
     """Commit of this checkout, with "-dirty" where tracked files differ; None outside of git."""
     try:
@@ -106,6 +113,17 @@ def device_name(device: torch.device | str) -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """Those of the processor that decide how fast the compiled kernels are; processors of one name differ."""
+    try:
+        content = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    found = re.search(r"^flags\s*:(.*)$", content, re.MULTILINE)
+    known = set(found[1].split()) if found else set()
+    return [name for name in _INSTRUCTIONS if name in known]
 
 
 def write_results(folder: Path, split: str, metrics: dict[str, Any], source: dict[str, Any]) -> None:
