@@ -114,6 +114,8 @@ def _monitor(options, certified: Certified, limit: float) -> Monitor:
     asked = options.epsilon
     if saved is None:
         return Monitor(limit) if asked is None else Monitor(limit, asked)
+    if not isinstance(saved, dict):
+        raise UsageError(f"{options.state} holds no state of a monitor")
     fingerprint = saved.pop("fingerprint", None)
     monitor = Monitor.from_dict(saved)
     if fingerprint != certified.fingerprint or monitor.delta != limit:

@@ -22,7 +22,7 @@ def read_certified(folder: Path | str) -> Certified | None:
     path = path if path.is_file() else path / CALIBRATION_FILE
     try:
         certified = certified_of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"{path} holds no calibration that this code reads: {error}") from error
     if certified is None:
         warnings.warn(f"{path} certifies no setting: the full model decodes", stacklevel=3)

@@ -40,7 +40,7 @@ class _PlainEncoder(nn.Module):
         if all(parameter.dtype == self._dtype for parameter in parameters):
             return self._own
         shared = {id(each): each for each in parameters if each.dtype == self._dtype}
-        return copy.deepcopy(self._own, shared).to(self._dtype)
+        return copy.deepcopy(self._own, shared).to(self._dtype).eval()
 
     def forward(self, return_dict: bool = True, **kwargs) -> BaseModelOutput:
         """kwargs: the encoder's tensors [sources, length, …] and settings. Gives `last_hidden_state`.

@@ -1,5 +1,6 @@
 """What exits may add to a model: heads, adapters, a ranking of tokens, a map for training."""
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -68,10 +69,16 @@ class ExitModules(Family):
         if self.num_exits < 2:
             raise ValueError(f"exit head {name!r} needs an exit below full depth; the decoder has one layer")
         made = {"shared": shared, "backbone": backbone_fingerprints(self)}
-        self.config.exit_heads = {**(getattr(self.config, "exit_heads", None) or {}), name: made}
-        heads = new_exit_heads(self.config, name).to(self.device)
-        self.exit_heads[name] = heads
+        config = copy.copy(self.config)  # the model's own stays as it is where this fails
+        config.exit_heads = {**(getattr(config, "exit_heads", None) or {}), name: made}
+        heads = new_exit_heads(config, name).to(self.device)
+        self.config.exit_heads, self.exit_heads[name] = config.exit_heads, heads
         return heads
+
+    def drop_exit_heads(self, name: str) -> None:
+        """Leaves the model as it was without the heads of a name."""
+        del self.exit_heads[name]
+        self.config.exit_heads = {key: own for key, own in self.config.exit_heads.items() if key != name}
 
     def check_exit_heads(self, name: str) -> None:
         """Raises ValueError where the model has no heads of that name, or has them from another model."""
@@ -87,9 +94,11 @@ class ExitModules(Family):
 
         rank: of each exit's map, 1 to d_model; None for a full one. Raises ValueError for another rank.
         """
-        self.config.exit_adapters = {"rank": rank, "backbone": backbone_fingerprints(self, adapters=False)}
-        self.exit_adapters = new_exit_adapters(self.config).to(self.device)
-        return self.exit_adapters
+        config = copy.copy(self.config)
+        config.exit_adapters = {"rank": rank, "backbone": backbone_fingerprints(self, adapters=False)}
+        adapters = new_exit_adapters(config).to(self.device)
+        self.config.exit_adapters, self.exit_adapters = config.exit_adapters, adapters
+        return adapters
 
     def drop_exit_adapters(self) -> None:
         """Leaves the exits as they were without."""

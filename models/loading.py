@@ -1,5 +1,7 @@
 """Models from checkpoints, hub ids and shapes."""
 
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -37,8 +39,8 @@ def load_model(
     if dropout_rate is not None:
         config.dropout_rate = dropout_rate
     try:
-        return MODEL_CLASSES[config.model_type].from_pretrained(
-            name_or_path, config=config, use_safetensors=True, **hub_options
+        model, found = MODEL_CLASSES[config.model_type].from_pretrained(
+            name_or_path, config=config, use_safetensors=True, output_loading_info=True, **hub_options
         )
     except SafetensorError as error:
         raise OSError(f"the weights cannot be read: {error}") from error
@@ -46,6 +48,23 @@ def load_model(
         if "ignore_mismatched_sizes" not in str(error):
             raise
         raise ValueError("the weights have other shapes than its configuration says") from error
+    _drop_missing(model, found["missing_keys"])
+    return model
+
+
+def _drop_missing(model, missing: Iterable[str]) -> None:
+    """Drops exit heads and adapters that the configuration names and the weights lack, as where the stock
+    class has saved them again; with a warning."""
+    parts = {tuple(name.split(".")[:2]) for name in missing}
+    heads = sorted(name for module, name in parts if module == "exit_heads")
+    for name in heads:
+        model.drop_exit_heads(name)
+    lost = [f"exit head {name!r}" for name in heads]
+    if any(module == "exit_adapters" for module, _ in parts):
+        model.drop_exit_adapters()
+        lost.append("exit adapters")
+    if lost:
+        warnings.warn(f"the checkpoint has no weights of its {', '.join(lost)}: left out", stacklevel=3)
 
 
 def new_model(shape: str, vocab_size: int, dropout_rate: float | None = None) -> PreTrainedModel:

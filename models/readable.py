@@ -73,7 +73,13 @@ def adapters_in_use(modules: Modules) -> list:
     if "peft" not in sys.modules:
         return []
     return [
-        (name, tuple(module.active_adapters), module.disable_adapters, tuple(module.merged_adapters))
+        (
+            name,
+            tuple(module.active_adapters),
+            module.disable_adapters,
+            tuple(module.merged_adapters),
+            tuple(sorted(getattr(module, "scaling", {}).items())),
+        )
         for name, module in modules
         if _is_adapted(module)
     ]
@@ -99,7 +105,7 @@ def _unreadable(module: nn.Module) -> str | None:
     that of each module, so it looks where torch keeps things."""
     if (module._forward_hooks or module._forward_pre_hooks) and _has_foreign_hooks(module):
         return "it has forward hooks"
-    if "forward" in vars(module):
+    if "forward" in vars(module) and not _only_casts(module):
         return "its forward is replaced, as offloading does"
     if "parametrizations" in module._modules:
         return "its weight is parametrized"
@@ -117,6 +123,15 @@ def _unreadable(module: nn.Module) -> str | None:
     if isinstance(module, nn.Linear) and module.bias is not None:
         return "it has a bias, which T5 has not"
     return None
+
+
+def _only_casts(module: nn.Module) -> bool:
+    """Whether a module's forward is its own in another type: what accelerate leaves on a model that it has
+    trained in mixed precision. Decoding has a precision of its own."""
+    given = vars(module)
+    wrapper, own = given["forward"], given.get("_original_forward")
+    of_accelerate = getattr(wrapper, "__module__", "") == "accelerate.utils.operations"
+    return of_accelerate and getattr(own, "__func__", None) is type(module).forward
 
 
 def _has_foreign_hooks(module: nn.Module) -> bool:

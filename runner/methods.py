@@ -50,6 +50,12 @@ class ModelTraining:
                 raise UsageError(f"--lora_target_modules: {error}") from error
         if self.transforms:
             model.add_exit_transformation()
+        model.exit_heads.requires_grad_(False)  # no loss reads them, which would stop several processes
+
+    @property
+    def grows_vocabulary(self) -> bool:
+        """Whether new rows of embedding and LM head are trained."""
+        return self.lora is None
 
     def trained(self, model) -> nn.Module:
         """The part of a prepared model that is trained."""
@@ -75,6 +81,7 @@ class HeadTraining:
     loss: str
     shared: bool
     keeps_model: ClassVar[bool] = True
+    grows_vocabulary: ClassVar[bool] = False
 
     def prepare(self, model) -> None:
         """Adds the heads."""
@@ -103,6 +110,7 @@ class AdapterTraining:
 
     rank: int | None
     keeps_model: ClassVar[bool] = True
+    grows_vocabulary: ClassVar[bool] = False
 
     def prepare(self, model) -> None:
         """Adds the adapters, in the place of earlier ones. Raises UsageError for a rank that does not fit."""

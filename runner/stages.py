@@ -38,7 +38,7 @@ def run(job: Job) -> None:
     set_seed(job.training.seed)
     texts = load_texts(job)
     model, tokenizer = load_model_and_tokenizer(job.model, texts)
-    may_grow = job.training.do_train and not job.method.keeps_model
+    may_grow = job.training.do_train and job.method.grows_vocabulary
     generation = ready_to_decode(model, tokenizer, job.model, job, may_grow)
     check_best_metric(job.training, {*job.data.task.score_names, *GENERATION_METRICS})
     this = Run(job, texts, model, tokenizer, generation, job.evaluation.policies.of(model))

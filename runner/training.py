@@ -71,6 +71,7 @@ def train(trainer: GenerationTrainer, checkpoint: Path | None, source: dict, abo
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         merge_lora(trainer.model)
         trainer.model.drop_exit_transformation()
+        _drop_certificate(trainer.model)
         if isinstance(trainer, JointTrainer):
             trainer.model.rank_tokens(trainer.train_dataset["labels"])
         if trainer.is_world_process_zero():
@@ -81,3 +82,10 @@ def train(trainer: GenerationTrainer, checkpoint: Path | None, source: dict, abo
         raise UsageError(str(error)) from error
     trainer.save_state()
     report(trainer, "train", result.metrics | about, len(trainer.train_dataset), source)
+
+
+def _drop_certificate(model) -> None:
+    """What was calibrated before training is not what is saved."""
+    if getattr(model.config, "exit_calibration", None) is not None:
+        logger.warning("the checkpoint was calibrated; what has been trained from it is not: calibrate it")
+        model.config.exit_calibration = None

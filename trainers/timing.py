@@ -46,7 +46,11 @@ class Stopwatch(Watch):
         self._encodings.append((self._lap(), tokens))
 
     def chose(self, tokens: int) -> None:
-        self._steps.append((self._lap(), tokens))
+        seconds = self._lap()
+        if not tokens and self._steps:  # what follows a step, such as learning from its texts, is part of it
+            before, tokens = self._steps.pop()
+            seconds += before
+        self._steps.append((seconds, tokens))
 
     def ended(self, texts: int) -> None:
         self._progress(texts)

@@ -46,7 +46,7 @@ def check_training(
             raise UsageError(f"--{name} {value} is outside {low} to {high}")
     if training.max_steps == 0 or training.max_steps < -1:
         raise UsageError(f"--max_steps {training.max_steps} is outside 1 to inf, and not -1, for epochs")
-    _check_types(training, calibrates, exits)
+    _check_types(training, calibrates, trains_heads, exits)
     if training.prediction_loss_only and training.predict_with_generate:
         raise UsageError("--prediction_loss_only and --predict_with_generate contradict each other; give one")
     if resumption(training) and not training.do_train:
@@ -106,7 +106,9 @@ def _is_true(text: str | None) -> bool:
     return (text or "").lower() in ("1", "true", "yes", "y", "t", "on")
 
 
-def _check_types(training: Seq2SeqTrainingArguments, calibrates: bool, exits: bool) -> None:
+def _check_types(
+    training: Seq2SeqTrainingArguments, calibrates: bool, trains_heads: bool, exits: bool
+) -> None:
     if training.fp16 or training.fp16_full_eval:
         flag, instead = ("fp16", "bf16") if training.fp16 else ("fp16_full_eval", "bf16_full_eval")
         raise UsageError(f"--{flag} is not supported: T5 overflows in it; use --{instead}")
@@ -119,6 +121,8 @@ def _check_types(training: Seq2SeqTrainingArguments, calibrates: bool, exits: bo
         )
     if training.bf16_full_eval and (calibrates or exits):
         raise UsageError("--bf16_full_eval is not for decoding with exits: use --engine_precision bfloat16")
+    if training.bf16_full_eval and trains_heads:
+        raise UsageError("--bf16_full_eval is not for exit heads and adapters, which read states in float32")
 
 
 def _check_reports(training: Seq2SeqTrainingArguments) -> None:

@@ -84,7 +84,7 @@ def _tensor(name: str, values: list) -> Tensor:
     """int64, or float32 where that holds every value as it stands, float64 otherwise."""
     try:
         exact = torch.tensor(values, dtype=None if _whole(values) else torch.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{name} {values!r} is no list of numbers: {error}") from error
     if not exact.is_floating_point():
         return exact

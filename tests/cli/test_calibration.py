@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from early_exit.models.loading import load_model
-from tests.cli.conftest import DATA, QUIET, call, eval_flags
+from tests.cli.conftest import DATA, QUIET, call, eval_flags, train_flags
 from tests.cli.test_bad_input import fails_with
 from tests.processes import run_in_two
 from util import run_folder
@@ -313,3 +313,16 @@ def test_documents_that_were_trained_on_are_refused(capsys, model, tmp_path):
     place = flags.index("--dataset_name")
     del flags[place : place + 2]
     fails_with(capsys, flags, "12 of the calibration documents are among those that the model was trained on")
+
+
+def test_what_is_trained_from_a_calibrated_checkpoint_has_no_certificate(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m", ignore=shutil.ignore_patterns("checkpoint-*"))
+    more = ("--calibrate_delta", "0.9", "--thresholds", "0.9", "--save_calibration", "True")
+    assert call(*cali_flags(tmp_path / "m", tmp_path / "c", *more)) == 0
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["exit_calibration"] is not None
+    flags = train_flags(tmp_path / "o", "--model_name_or_path", str(tmp_path / "m"))
+    place = flags.index("--model_shape")
+    del flags[place : place + 2]
+    del flags[(place := flags.index("--tokenizer_vocab_size")) : place + 2]
+    assert call(*flags) == 0
+    assert json.loads((tmp_path / "o" / "config.json").read_text()).get("exit_calibration") is None

@@ -141,6 +141,16 @@ def test_a_larger_tokenizer_without_training_is_refused(capsys, larger, model, t
     heads = ["--do_train", "--train_meta_cm_head", "--exit_conf_type", "MLP", "--train_file", str(file)]
     columns = ["--text_column", "document", "--summary_column", "document"]
     fails_with(capsys, [*flags, *heads, *columns], "the tokenizer has ids up to")
+    lora = [
+        "--do_train",
+        "--use_lora",
+        "True",
+        "--output_hidden_states_decoder",
+        "True",
+        "--train_file",
+        str(file),
+    ]
+    fails_with(capsys, [*flags, *lora, *columns], "the tokenizer has ids up to")
     assert not (tmp_path / "o").exists()
 
 

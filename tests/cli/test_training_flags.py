@@ -49,6 +49,10 @@ MISFITS = [
     (["--fp16", "True"], "--fp16"),
     (["--fp16_full_eval", "True"], "--fp16_full_eval"),
     (["--bf16_full_eval", "True", "--predict_with_generate", "--static_exit_layer", "1"], "--bf16_full_eval"),
+    (
+        ["--bf16_full_eval", "True", "--train_meta_cm_head", "--exit_conf_type", "MLP"],
+        "--bf16_full_eval is not for exit heads",
+    ),
     (["--optim", "adamw_8bit_of_mine"], "--optim"),
     (["--optim", "galore_adamw"], "galore"),
     (["--optim_target_modules", "q"], "--optim_target_modules has no effect"),
@@ -260,3 +264,10 @@ def test_a_generation_config_of_ones_own_is_used(model, tmp_path):
         for name in ("own", "model's")
     ]
     assert lengths[0] == 3 < lengths[1]
+
+
+def test_exits_of_a_model_just_trained_in_mixed_precision_are_evaluated(tmp_path):
+    """accelerate leaves a wrapped forward on it, and the engine reads its weights all the same."""
+    more = ["--bf16", "True", "--do_eval", "--predict_with_generate", "--static_exit_layer", "1"]
+    assert call(*train_flags(tmp_path, *more, "--max_eval_samples", "3")) == 0
+    assert json.loads((tmp_path / "eval_results.json").read_text())["eval_block_avg"] == 1

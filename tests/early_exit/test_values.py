@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from early_exit import PRECISIONS, DecodingSetting, ExitPolicy
+from early_exit.calibration import Monitor
 from early_exit.values import from_plain, to_plain
 from tests.strategies import batch_policies, policies
 
@@ -139,3 +140,13 @@ def test_a_field_without_a_default_must_be_there():
     assert from_plain(Pair, to_plain(Pair(1, {"a": 2}), 3), 3) == Pair(1, {"a": 2})
     with pytest.raises(ValueError, match=r"Pair: .*'one'"):
         from_plain(Pair, {"two": None}, 3)
+
+
+def test_numbers_that_no_tensor_holds_are_named():
+    with pytest.raises(ValueError, match="static_layer .* is no list of numbers"):
+        ExitPolicy.from_dict({"version": 1, "static_layer": [10**30]})
+
+
+def test_a_monitors_state_with_other_fields_is_refused():
+    with pytest.raises(ValueError, match="no state of a monitor: .*'colour'"):
+        Monitor.from_dict({**Monitor(0.1).to_dict(), "colour": "red"})

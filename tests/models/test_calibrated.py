@@ -18,7 +18,7 @@ from transformers.generation import TextStreamer
 
 from early_exit import DecodingSetting, ExitPolicy
 from early_exit.models.calibrated import Certified
-from early_exit.models.calibration_file import certified_of
+from early_exit.models.calibration_file import certified_of, read_certified
 from early_exit.models.effective_generation import effective_generation
 from early_exit.models.exit_heads import fingerprint
 from early_exit.models.generation import early_exit_generate
@@ -308,3 +308,12 @@ def test_of_an_earlier_file_the_first_delta_is_deployed_and_full_depth_never():
     assert certified_of({**common, "deltas": [entry(0.1, True, 1.0)]}) is None
     deep = Certified(DecodingSetting(ExitPolicy(measure="softmax", threshold=1.0)), "a", 8)
     assert certified_of({"exit_calibration": deep.to_dict()}) is None
+
+
+@pytest.mark.parametrize(
+    "content", ['{"deltas": []}', '{"exit_calibration": []}', "[]", "1", '{"deltas": [[]]}']
+)
+def test_files_that_hold_no_calibration_are_refused(tmp_path, content):
+    (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(ValueError, match="holds no calibration that this code reads"):
+        read_certified(tmp_path)

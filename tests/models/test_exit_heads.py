@@ -1,5 +1,8 @@
 """Exit heads with a model: what they learn, how they are kept, and that decoding sees what training saw."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
@@ -148,3 +151,31 @@ def test_a_decoder_of_one_layer_has_no_exit_to_ask():
     )
     with pytest.raises(ValueError, match="needs an exit below full depth; the decoder has one layer"):
         EarlyExitT5(config).add_exit_heads("MLP")
+
+
+@pytest.mark.parametrize(
+    "add", [lambda model: model.add_exit_heads("none"), lambda model: model.add_exit_adapters(rank=999)]
+)
+def test_what_cannot_be_added_leaves_the_configuration_as_it_was(add):
+    model = tiny_model()
+    before = copy.deepcopy(model.config.to_dict())
+    with pytest.raises(ValueError, match="none|999"):
+        add(model)
+    assert model.config.to_dict() == before
+
+
+def test_heads_and_adapters_whose_weights_are_missing_are_left_out(tmp_path):
+    """The stock class saves a checkpoint again without them, and keeps what the configuration says."""
+    model = tiny_model()
+    model.add_exit_adapters()
+    model.save_pretrained(tmp_path / "ours")
+    T5ForConditionalGeneration.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "again")
+    with pytest.warns(UserWarning, match="no weights of its exit head 'MLP', .*, exit adapters: left out"):
+        loaded = load_model(str(tmp_path / "again"))
+    with pytest.raises(ValueError, match="the model has no exit head 'MLP'; it has: none"):
+        loaded.check_exit_heads("MLP")
+    assert loaded.exit_adapters is None
+    loaded.save_pretrained(tmp_path / "third")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(str(tmp_path / "third"))

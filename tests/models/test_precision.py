@@ -102,6 +102,17 @@ def test_a_source_is_encoded_as_it_is_alone_whatever_stands_beside_it(family, pr
             torch.testing.assert_close(together[row], alone[0], rtol=1e-5, atol=1e-5, check_dtype=False)
 
 
+@torch.no_grad()
+def test_an_encoder_made_while_training_drops_nothing_out_later():
+    model = tiny_model("longt5")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    inputs, encoder = source_batch(2, 9), engine_encoder(model.train(), "bfloat16")
+    first, second = (encoder(**inputs).last_hidden_state for _ in range(2))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("token", [-1, -100, 97, 10**6])
 @pytest.mark.parametrize("name", ["input_ids", "decoder_input_ids", "decoder_start_token_id"])
 def test_tokens_outside_the_vocabulary_are_refused(name, token):

@@ -78,7 +78,11 @@ def test_adapters_count(name, family):
 
 @examples(0.3)
 @given(
-    st.lists(st.sampled_from(["off", "on", "other", "default", "merge", "unmerge"]), min_size=2, max_size=5)
+    st.lists(
+        st.sampled_from(["off", "on", "other", "default", "merge", "unmerge", "scale"]),
+        min_size=2,
+        max_size=5,
+    )
 )
 def test_switching_adapters_is_noticed(changes):
     model = adapted(lora())
@@ -93,6 +97,9 @@ def test_switching_adapters_is_noticed(changes):
             "on": model.base_model.enable_adapter_layers,
             "merge": model.merge_adapter,
             "unmerge": model.unmerge_adapter,
+            "scale": lambda: [
+                each.scale_layer(0.1) for each in model.modules() if hasattr(each, "scale_layer")
+            ],
         }
         switches.get(change, lambda name=change: model.set_adapter(name))()
         options = {**INPUTS, "max_new_tokens": 6}

@@ -81,3 +81,10 @@ def test_processes_add_up_and_idle_ones_do_not_count():
     assert together["tokens_per_second"] == pytest.approx(40)
     assert speed([nothing]) == {}
     assert speed([Slices(np.zeros(0), np.zeros(0)), one]) == speed([one])
+
+
+def test_what_follows_a_step_without_tokens_is_part_of_it():
+    """As learning from the last texts does."""
+    slices = timed(("chose", 1.0, 10), ("chose", 5.0, 0), ("chose", 2.0, 10), ("chose", 3.0, 0))
+    assert slices.seconds.sum() == 11.0
+    assert slices.tokens.sum() == 20

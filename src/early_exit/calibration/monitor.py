@@ -78,8 +78,11 @@ class Monitor:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Monitor":
-        """Of `to_dict`."""
-        return cls(**values)
+        """Of `to_dict`. Raises ValueError for other values."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"no state of a monitor: {error}") from error
 
     def __str__(self) -> str:
         """One line: what the last day says."""
