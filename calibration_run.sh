@@ -3,7 +3,7 @@
 # used, and leaves the verdict in OUTPUT_DIR/calibration.json. Under one guarantee it compares exits, lenient and
 # parallel drafts over thresholds, and exact drafts, which lose nothing; the cheapest of each that passes is timed.
 # GRID="" calibrates the threshold of exits alone. Without settings: the embedded corpus, whose model is trained first. An interrupted run goes on.
-#   MODEL=save/e2e_unseen/model VALIDATION_FILE=save/e2e_split/unseen.json DELTAS="0.05 0.1" bash calibration_run.sh
+#   MODEL=save/e2e-unseen-own VALIDATION_FILE=save/headline/e2e-split/unseen.json DELTAS="0.05 0.1" bash calibration_run.sh
 set -euo pipefail
 source "$(dirname "$0")/scripts/settings.sh"
 export PYTHON

@@ -1,6 +1,6 @@
 """Decode a file of prompts with a certified setting, and watch whether it still keeps its promise.
 
-    python run_monitor.py --model_name_or_path save/e2e/model --calibration save/calibration \
+    python run_monitor.py --model_name_or_path save/e2e --calibration save/calibration \
         --file today.json --state monitor.json --output texts.txt
 
 A random share of the prompts is decoded at full depth too; the losses of these audits go into the state, one

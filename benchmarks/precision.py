@@ -1,6 +1,6 @@
 """How far int8 and bfloat16 text is from float32 text, on a trained model.
 
-    python -m benchmarks.precision --model save/e2e/model --file ../shared/data/e2e/validation.json \
+    python -m benchmarks.precision --model save/e2e --file ../shared/data/e2e/validation.json \
         --json benchmarks/results/precision.json
 
 At full depth and with softmax exits: the share of tokens and of texts that are float32's, and ROUGE-L to the

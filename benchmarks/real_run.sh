@@ -5,7 +5,7 @@
 set -euo pipefail
 source "$(dirname "$0")/../scripts/environment.sh"
 
-MODEL=${MODEL:-save/e2e/model}
+MODEL=${MODEL:-save/e2e}
 VALIDATION_FILE=${VALIDATION_FILE:-../shared/data/e2e/validation.json}
 RESULTS=$(realpath "${RESULTS:-benchmarks/results/real_run}")
 CHECKOUT=$(realpath "${CHECKOUT:-.}")

@@ -143,10 +143,10 @@ def test_a_field_without_a_default_must_be_there():
 
 
 def test_numbers_that_no_tensor_holds_are_named():
-    with pytest.raises(ValueError, match="static_layer .* is no list of numbers"):
+    with pytest.raises(ValueError, match=r"static_layer .* is no list of numbers"):
         ExitPolicy.from_dict({"version": 1, "static_layer": [10**30]})
 
 
 def test_a_monitors_state_with_other_fields_is_refused():
-    with pytest.raises(ValueError, match="no state of a monitor: .*'colour'"):
+    with pytest.raises(ValueError, match=r"no state of a monitor: .*'colour'"):
         Monitor.from_dict({**Monitor(0.1).to_dict(), "colour": "red"})

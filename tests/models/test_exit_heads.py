@@ -159,7 +159,7 @@ def test_a_decoder_of_one_layer_has_no_exit_to_ask():
 def test_what_cannot_be_added_leaves_the_configuration_as_it_was(add):
     model = tiny_model()
     before = copy.deepcopy(model.config.to_dict())
-    with pytest.raises(ValueError, match="none|999"):
+    with pytest.raises(ValueError, match=r"none|999"):
         add(model)
     assert model.config.to_dict() == before
 
