@@ -1,6 +1,7 @@
 """What a calibration costs, against decoding every threshold again for every δ.
 
-    python -m benchmarks.calibration_cost --model save/e2e-unseen-own --file save/headline/e2e-split/unseen.json \
+    python -m benchmarks.calibration_cost --model save/e2e-unseen-own \
+        --file save/headline/e2e-split/unseen.json \
         --json benchmarks/results/calibration_cost.json
 
 The procedure compared with is the published one: for each δ, go down the thresholds and decode all prompts

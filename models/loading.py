@@ -55,7 +55,7 @@ def load_model(
 def _drop_missing(model, missing: Iterable[str]) -> None:
     """Drops exit heads and adapters that the configuration names and the weights lack, as where the stock
     class has saved them again; with a warning."""
-    parts = {tuple(name.split(".")[:2]) for name in missing}
+    parts = {(*name.split("."), "")[:2] for name in missing}
     heads = sorted(name for module, name in parts if module == "exit_heads")
     for name in heads:
         model.drop_exit_heads(name)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
 
 from tests.cli.conftest import call, eval_flags, train_flags
+from tests.cli.test_bad_input import fails_with
 from util.command_line import Arguments, parse_arguments
 from util.errors import UsageError
 from util.training_flags import CHECKED, HONOURED, REFUSED
@@ -49,10 +50,6 @@ MISFITS = [
     (["--fp16", "True"], "--fp16"),
     (["--fp16_full_eval", "True"], "--fp16_full_eval"),
     (["--bf16_full_eval", "True", "--predict_with_generate", "--static_exit_layer", "1"], "--bf16_full_eval"),
-    (
-        ["--bf16_full_eval", "True", "--train_meta_cm_head", "--exit_conf_type", "MLP"],
-        "--bf16_full_eval is not for exit heads",
-    ),
     (["--optim", "adamw_8bit_of_mine"], "--optim"),
     (["--optim", "galore_adamw"], "galore"),
     (["--optim_target_modules", "q"], "--optim_target_modules has no effect"),
@@ -271,3 +268,9 @@ def test_exits_of_a_model_just_trained_in_mixed_precision_are_evaluated(tmp_path
     more = ["--bf16", "True", "--do_eval", "--predict_with_generate", "--static_exit_layer", "1"]
     assert call(*train_flags(tmp_path, *more, "--max_eval_samples", "3")) == 0
     assert json.loads((tmp_path / "eval_results.json").read_text())["eval_block_avg"] == 1
+
+
+def test_exit_heads_are_not_evaluated_in_bfloat16(capsys, model, tmp_path):
+    flags = ["--train_meta_cm_head", "--exit_conf_type", "MLP", "--do_train", "--bf16_full_eval", "True"]
+    fails_with(capsys, [*eval_flags(model, tmp_path / "o"), *flags], "--bf16_full_eval is not for exit heads")
+    assert not (tmp_path / "o").exists()
