@@ -117,7 +117,9 @@ for set in $SETS; do
   done
   timed=("$FOLDER/$name/wide" "$test" --prefix "$prefix" --calibrations "$FOLDER/$name"/{textual,risk}/calibration.json
     --quality $quality --risk $risk --shortlist "$shortlist")
-  [ ! -e "$FOLDER/$name/headline.json" ] || same "$FOLDER/$name/timed.txt" "$RECORDS records, $BATCHES at a time"
+  [ ! -e "$FOLDER/$name/headline.json" ] || {
+    touch "$FOLDER/$name/timed.txt"
+    same "$FOLDER/$name/timed.txt" "$RECORDS records, $BATCHES at a time"; }
   # shellcheck disable=SC2086 # lists of words
   [ -e "$FOLDER/$name/headline.json" ] ||
     { "$PYTHON" -m benchmarks.headline "${timed[@]}" ${PEERS_OF:+--peers-of "$PEERS_OF"} \

@@ -139,7 +139,7 @@ def main() -> None:
         path = options.results / f"{variant}.json"
         folder = options.start if variant == "start" else str(options.folder / variant)
         row, measured = read_json(path), None
-        if row is None or row["samples"] != options.samples:
+        if row is None or row.get("samples", options.samples) != options.samples:
             measured = checkpoint(folder)
             row = {
                 "variant": variant,

@@ -143,7 +143,7 @@ def decoder_prefix(config: GenerationConfig, decoder_input_ids: Tensor | None) -
     rows = decoder_input_ids.tolist()
     if all(row == [start] for row in rows):
         return 1, None
-    begun = all(row[0] == start for row in rows)  # transformers puts the start token before others
+    begun = any(row[0] == start for row in rows)  # transformers puts the start token before others
     return len(rows[0]) + (not begun), rows
 
 

@@ -1,5 +1,6 @@
 """`--do_cali True`: from prompts to a verdict."""
 
+import hashlib
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -76,10 +77,15 @@ def _tested(
 def _keep_other(folder: Path, attempt: str) -> None:
     """The verdict of another attempt that is in the output folder, such as of another δ, gets a name of its
     own: what it certifies may be in use."""
-    earlier = read_json(folder / CALIBRATION_FILE)
-    if earlier is not None and earlier.get("attempt_id") != attempt:
-        own = earlier.get("attempt_id", "earlier")[:8]
-        (folder / CALIBRATION_FILE).rename(folder / f"calibration-{own}.json")
+    file = folder / CALIBRATION_FILE
+    if not file.exists():
+        return
+    try:
+        earlier = str(read_json(file)["attempt_id"])
+    except (ValueError, TypeError, KeyError):  # of an earlier version, or no verdict
+        earlier = hashlib.sha256(file.read_bytes()).hexdigest()
+    if earlier != attempt:
+        file.rename(folder / f"calibration-{earlier[:8]}.json")
 
 
 def _finish(folder: Path, result: dict[str, Any]) -> None:

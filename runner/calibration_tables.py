@@ -89,8 +89,9 @@ class _SavedTable:
         """name: of the file. more: what its losses depend on beside the run's key and the loss itself."""
         self._run, self.trainer, self.plan, self._prompts = run, run.trainer, run.plan, run.prompts
         self._file = Path(self.trainer.args.output_dir) / name
-        self._key = {**run.key, "consistency": run.plan.consistency, "loss": run.plan.loss, **more}
-        found = read_json(self._file, default={})
+        loss = {"consistency": run.plan.consistency, "loss": run.plan.loss}
+        self._key = {**run.key, **loss, **more}
+        found = loss | read_json(self._file, default={})  # earlier versions did not name it
         self._found = found if all(found.get(name) == value for name, value in self._key.items()) else {}
 
     def _save(self, **values) -> None:
@@ -150,7 +151,8 @@ class Table(_SavedTable):
         """For a δ that was not certified, at the setting that is shown for it."""
         if self.plan.full_depth(self.trainer.model.num_exits)[found.shown]:
             return None  # nothing exits
-        return self.plan.prompts_needed(self.losses[:, found.shown], found.delta, self.groups)
+        losses, model = self.losses[:, found.shown], self.trainer.model
+        return self.plan.prompts_needed(losses, found.delta, model, self.groups)
 
     def _speed(self, setting: DecodingSetting) -> float:
         """Tokens per second on the first prompts, measured once and kept with the table."""

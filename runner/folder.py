@@ -38,15 +38,18 @@ def prepare_folder(job: Job, resume: Path | bool | None, shared: dict) -> Path |
         return None
     if resume is False and not training.should_save:
         resume = None  # the main process has made room
-    settings = _training_settings(output, weights, files)
+    settings = _training_settings(output, weights, files, resume)
     return prepare_training(output.folder, settings, output.overwrite, resume)
 
 
-def _training_settings(output: Output, weights: list[list[str]], files: list[list[str]]) -> dict[str, Any]:
-    """What training depends on, as `run.json` notes it. weights, files: names and hashes. A run that an
-    earlier version left unfinished has noted no weights, and goes on without."""
+def _training_settings(
+    output: Output, weights: list[list[str]], files: list[list[str]], resume: Path | bool | None
+) -> dict[str, Any]:
+    """What training depends on, as `run.json` notes it. weights, files: names and hashes; resume: as in
+    `prepare_folder`. A run that an earlier version left unfinished has noted no weights, and goes on
+    without."""
     settings = output.settings | _contents(files)
-    earlier = read_json(output.folder / RUN_FILE)
+    earlier = None if resume is False else read_json(output.folder / RUN_FILE)
     if earlier is not None and not earlier["finished"] and earlier["settings"] == settings:
         return settings
     return settings | _contents(weights)

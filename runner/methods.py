@@ -50,7 +50,6 @@ class ModelTraining:
                 raise UsageError(f"--lora_target_modules: {error}") from error
         if self.transforms:
             model.add_exit_transformation()
-        model.exit_heads.requires_grad_(False)  # no loss reads them, which would stop several processes
 
     @property
     def grows_vocabulary(self) -> bool:
@@ -84,14 +83,17 @@ class HeadTraining:
     grows_vocabulary: ClassVar[bool] = False
 
     def prepare(self, model) -> None:
-        """Adds the heads."""
+        """Adds the heads. Raises UsageError for a model that has no exit."""
         if not hasattr(model.config, "exit_loss") and model.exit_adapters is None:
             logger.warning(
                 "the checkpoint does not say that its exits were trained (--output_hidden_states_decoder "
                 "True): if they were not, lower layers hardly ever agree with full depth"
             )
-        for name in self.measures:
-            model.add_exit_heads(name, shared=self.shared)
+        try:
+            for name in self.measures:
+                model.add_exit_heads(name, shared=self.shared)
+        except ValueError as error:
+            raise UsageError(f"--exit_conf_type: {error}") from error
 
     def trained(self, model) -> nn.Module:
         """The heads that are named; a model may have others, which stay as they are."""

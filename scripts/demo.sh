@@ -2,7 +2,7 @@
 # The main job on the embedded corpus: trains a small T5 with a loss at every exit, at last on its own texts, and an
 # exit head on top, evaluates every static exit, softmax exits and those of the head over thresholds, and exact drafts
 # beside them; and ends with a calibration that compares exits and drafts, its verdict, and a picture of all settings
-# that it measured, the certified ones ringed. Some sixteen minutes on two cores, once the requirements are
+# that it measured, the certified ones ringed. Some fifteen minutes on two cores, once the requirements are
 # installed; what an earlier call has finished is reused.
 set -euo pipefail
 cd "$(dirname "$0")/.."

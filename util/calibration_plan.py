@@ -148,24 +148,25 @@ class CalibrationPlan:
             evaluated = [index for index in chain if index not in known and not np.isnan(losses[0, index])]
             if all(deep[index] for index in evaluated):
                 return False
-            return all(self._fails(losses[:, evaluated], delta, groups) for delta in self.deltas)
+            level, columns = self._level(model), losses[:, evaluated]
+            return all(self._fails(columns, delta, level, groups) for delta in self.deltas)
         return False
 
-    def _fails(self, losses: np.ndarray, delta: float, groups: list[int] | None) -> bool:
+    def _fails(self, losses: np.ndarray, delta: float, level: float, groups: list[int] | None) -> bool:
         """Whether some of the columns cannot be accepted at any level up to ε."""
         if self.promise.guarantee == "expectation":
             grid = np.linspace(1, 0, losses.shape[1])
             return len(calibrate_expectation(losses, grid, delta).accepted) < losses.shape[1]
-        columns = Columns(self.promise.risks(losses, delta), self.bound, self._level, groups)
+        columns = Columns(self.promise.risks(losses, delta), self.bound, level, groups)
         return any(value > self.epsilon for value in columns.p_values(self.promise.limit(delta)))
 
-    @property
-    def _level(self) -> float:
+    def _level(self, model) -> float:
+        """What the p-value of a chain's first setting is compared with."""
         if self.test == "chains":
-            firsts = [self.settings[chain[0]] for chain in self.chains]
-            exact = sum(each.policy.is_exact and each.precision == "float32" for each in firsts)
-            untested = exact if self.reference is None else 0
-            return self.epsilon / max(1, len(firsts) - untested)
+            nothing = np.zeros((1, len(self.settings)))
+            untested = set(self.lossless(nothing, model))
+            tested = sum(untested.isdisjoint(chain) for chain in self.chains)
+            return self.epsilon / max(1, tested)
         return self.epsilon / test_named(self.test).starts(len(self.settings))
 
     def certify(
@@ -298,7 +299,7 @@ class CalibrationPlan:
         )
 
     def prompts_needed(
-        self, losses: np.ndarray, delta: float, groups: list[str] | None = None
+        self, losses: np.ndarray, delta: float, model, groups: list[str] | None = None
     ) -> PromptsNeeded | None:
         """How many prompts δ would take at a setting, were all losses like these, and with groups as many of
         each as here; of the group that needs most. None where nothing is tested. losses: [prompts], of the
@@ -308,9 +309,9 @@ class CalibrationPlan:
         risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
         everyone = np.zeros(len(losses), dtype=int) if groups is None else np.asarray(groups)
         tested = ~pareto_split(everyone) if self.test == "pareto" else np.ones(len(losses), dtype=bool)
-        found = []
+        found, level = [], self._level(model)
         for group in np.unique(everyone):
             share = float((tested & (everyone == group)).mean())
-            needed = prompts_for_power(risks[everyone == group], limit, self._level, self.bound, share)
+            needed = prompts_for_power(risks[everyone == group], limit, level, self.bound, share)
             found.append(needed if groups is None else replace(needed, group=str(group)))
         return max(found, key=lambda needed: math.inf if needed.n is None else needed.n)

@@ -146,6 +146,7 @@ def test_only_compiled_kernels_keep_full_depths_text_by_construction(monkeypatch
     assert plan.lossless(np.zeros((60, 2)), model) == []
     found = plan.certify(np.zeros((60, 2)), [np.full(60, 3.0), np.full(60, 2.0)], 0.1, model)
     assert (found.index, found.by_construction, len(found.p_values)) == (1, False, 2)
+    assert plan_of(["verify=none,exact"])._level(model) == found.epsilon / 2
 
 
 def test_exact_drafts_are_all_compared_though_few_prompts_could_certify_nothing():
@@ -169,12 +170,12 @@ def test_groups_are_promised_each():
         replace(plan, test="pareto").check_groups([*groups, "c", "c", "c"])
     drawn = np.random.default_rng(0)
     losses = np.where(np.array(groups) == "a", 0.01, 0.05) * drawn.binomial(1, 0.5, 200) * 2
-    needed, alone = plan.prompts_needed(losses, 0.1, groups), plan.prompts_needed(losses, 0.1)
-    hard = plan.prompts_needed(losses[180:], 0.1)
+    needed, alone = (plan.prompts_needed(losses, 0.1, MODELS["t5"], *more) for more in ([groups], []))
+    hard = plan.prompts_needed(losses[180:], 0.1, MODELS["t5"])
     assert (needed.group, alone.group) == ("b", None)
     assert needed.n == pytest.approx(10 * hard.n, abs=10)  # a tenth of the prompts is of that group
     losses[180:] = 0.5
-    assert plan.prompts_needed(losses, 0.1, groups).n is None
+    assert plan.prompts_needed(losses, 0.1, MODELS["t5"], groups).n is None
 
 
 def test_against_another_models_texts_everything_is_tested():

@@ -138,7 +138,8 @@ def calibrate_pareto(
     check_groups(groups, "pareto")
     finds = pareto_split(everyone)
     order = pareto_sequence(costs[finds].mean(axis=0), table[finds].mean(axis=0))
-    tested = Columns(table[~finds][:, order], bound, epsilon, everyone[~finds])
+    kept = None if groups is None else everyone[~finds]
+    tested = Columns(table[~finds][:, order], bound, epsilon, kept)
     in_order = Candidates(
         [settings.thresholds[setting] for setting in order],
         [settings.full_depth[setting] for setting in order],
