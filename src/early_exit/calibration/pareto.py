@@ -5,9 +5,9 @@ Reference: Laufer-Goldshtein et al., Efficiently controlling multiple risks with
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from early_exit.bounds import check_level, p_value
 from early_exit.calibration.multiple_tests import TESTS
@@ -35,13 +35,13 @@ def _front(costs: Sequence[float], losses: Sequence[float], ties: bool) -> list[
     return front[::-1]
 
 
-def pareto_split(groups: Sequence[Any], split: float = 0.5) -> np.ndarray:
+def pareto_split(groups: ArrayLike, split: float = 0.5) -> np.ndarray:
     """Which prompts find the front: [prompts] booleans, the first ones of each group; the others are tested.
     groups: [prompts], the group of each; all the same where there are none."""
-    groups = np.asarray(groups)
-    finds = np.zeros(len(groups), dtype=bool)
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
+    everyone = np.asarray(groups)
+    finds = np.zeros(len(everyone), dtype=bool)
+    for group in np.unique(everyone):
+        members = np.flatnonzero(everyone == group)
         finds[members[: max(1, round(split * len(members)))]] = True
     return finds
 

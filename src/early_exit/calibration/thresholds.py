@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from early_exit.bounds import bound_named, check_level, checked_losses, upper_bound, warn_of_order
 from early_exit.calibration.multiple_tests import TESTS, chains, threshold_tests
@@ -153,7 +154,7 @@ class Columns:
     """A loss table [prompts, settings], and the p-values of its columns. level: that bets are aimed at;
     groups: [prompts] or None, see `calibrate`. Raises ValueError for groups of fewer than two prompts."""
 
-    def __init__(self, table: np.ndarray, bound: str, level: float, groups: Sequence[int] | None = None):
+    def __init__(self, table: np.ndarray, bound: str, level: float, groups: ArrayLike | None = None):
         self.table, self.level = table, level
         self.bound, self._bound = bound, bound_named(bound)
         everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
@@ -247,7 +248,7 @@ def first_exiting(table: np.ndarray, full_depth: Sequence[bool]) -> int:
     return next((index for index, deep in enumerate(full_depth) if not deep and evaluated[index]), 0)
 
 
-def check_groups(groups: Sequence[Any] | None, test: str | None = None) -> None:
+def check_groups(groups: ArrayLike | None, test: str | None = None) -> None:
     """Raises ValueError for a group that is too small to be tested. groups: [prompts], None without any.
     test: a name of `knob_tests`; Pareto testing needs two prompts of a group in each half."""
     least = 4 if test == "pareto" else 2
