@@ -43,6 +43,13 @@ def test_decoding_leaves_the_model_as_it_was(precision, dtype):
         assert torch.equal(tensor, before[name])
 
 
+def each_alone(inputs, options):
+    """The rows of a batch, and what is decoded of each without the others and its padding."""
+    for row, mask in enumerate(inputs["attention_mask"]):
+        tokens = inputs["input_ids"][row : row + 1, : int(mask.sum())]
+        yield row, MODELS["t5"].generate(input_ids=tokens, **options)
+
+
 @pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threshold", [1.0, 0.1])
@@ -55,9 +62,7 @@ def test_rows_decode_bit_for_bit_as_they_do_alone(threshold, precision):
         "return_dict_in_generate": True,
     }
     together = MODELS["t5"].generate(**inputs, **options)
-    for row in range(5):
-        length = int(inputs["attention_mask"][row].sum())
-        alone = MODELS["t5"].generate(input_ids=inputs["input_ids"][row : row + 1, :length], **options)
+    for row, alone in each_alone(inputs, options):
         steps = alone.exit_layers.shape[1]
         assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
         assert torch.equal(together.exit_layers[row, :steps], alone.exit_layers[0])
@@ -76,9 +81,7 @@ def test_confidences_of_propagated_tokens_do_not_depend_on_how_many_rows_ask(pre
         "return_dict_in_generate": True,
     }
     together = MODELS["t5"].generate(**inputs, **options)
-    for row in range(5):
-        length = int(inputs["attention_mask"][row].sum())
-        alone = MODELS["t5"].generate(input_ids=inputs["input_ids"][row : row + 1, :length], **options)
+    for row, alone in each_alone(inputs, options):
         steps = alone.exit_layers.shape[1]
         assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
         own, other = together.confidences[row, :steps], alone.confidences[0]
