@@ -266,3 +266,13 @@ def test_a_compiler_that_fails_is_told_in_a_line(monkeypatch, tmp_path):
 def test_the_library_is_kept_for_its_sources():
     assert native_library() is native_library()
     assert build.built_library() == build.built_library()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [TorchKernels, NativeKernels])
+def test_logits_of_some_tokens_of_a_half_model_are_those_of_all(make):
+    """The norm's weights are read in float32, as they are folded into the head."""
+    kernels = make(decoder_tensors(odd_model(41, 2, 7, 13, 60, False).bfloat16()), "float32")
+    states, some = torch.randn(5, 41), torch.randint(0, 60, (5, 3))
+    wanted = kernels.logits(states).gather(1, some)
+    torch.testing.assert_close(kernels.logits_of(states, some), wanted, atol=1e-5, rtol=1e-5)

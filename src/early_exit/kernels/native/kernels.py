@@ -28,6 +28,7 @@ from early_exit.kernels.native.library import (
 from early_exit.kernels.native.matrix import NativeMatrix
 from early_exit.kernels.native.screen import Screen
 from early_exit.kernels.relative_bias import bias_by_distance
+from early_exit.kernels.torch_kernels import normed
 
 WORTH_SCREENING = 2**19  # weights of an LM head from which on its int8 copy finds tokens faster
 
@@ -100,13 +101,13 @@ class NativeKernels:
         return self.head.logits(states)
 
     def logits_of(self, states: Tensor, tokens: Tensor) -> Tensor:
-        tensors, width = self.tensors, self.tensors.spec.d_model
-        norms = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self.norm_floor)
-        inputs = states / norms * math.sqrt(width)
+        tensors = self.tensors
+        inputs = normed(states, self.norm_floor) * math.sqrt(tensors.spec.d_model)
         if self.head_precision == "bfloat16":  # whose rows are rounded with the norm folded in
             rows = self.folded_head(tokens).bfloat16().float()
         else:
-            rows, inputs = floats(tensors.head[tokens]), inputs * (tensors.final_norm * tensors.head_scale)
+            rows = floats(tensors.head[tokens])
+            inputs = inputs * (tensors.final_norm.float() * tensors.head_scale)
         return torch.bmm(rows, inputs[:, :, None])[:, :, 0]  # [n, K, d_model] · [n, d_model, 1]
 
     def top(self, states: Tensor) -> Top:
