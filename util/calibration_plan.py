@@ -24,6 +24,7 @@ from early_exit.calibration import (
     test_named,
 )
 from early_exit.calibration.lossless import with_lossless
+from early_exit.calibration.pareto import labels_of
 from early_exit.calibration.thresholds import Columns
 from early_exit.linear import has_native
 from early_exit.models.decoding_cost import bytes_per_token
@@ -307,11 +308,12 @@ class CalibrationPlan:
         if self.promise.guarantee == "expectation":
             return None
         risks, limit = self.promise.risks(losses, delta), self.promise.limit(delta)
-        everyone = np.zeros(len(losses), dtype=int) if groups is None else np.asarray(groups)
-        tested = ~pareto_split(everyone) if self.test == "pareto" else np.ones(len(losses), dtype=bool)
+        labels = labels_of(groups, len(losses))
+        tested = ~pareto_split(labels) if self.test == "pareto" else np.ones(len(losses), dtype=bool)
         found, level = [], self._level(model)
-        for group in np.unique(everyone):
-            share = float((tested & (everyone == group)).mean())
-            needed = prompts_for_power(risks[everyone == group], limit, level, self.bound, share)
-            found.append(needed if groups is None else replace(needed, group=str(group)))
+        for label in np.unique(labels):
+            members = labels == label
+            share = float((tested & members).mean())
+            needed = prompts_for_power(risks[members], limit, level, self.bound, share)
+            found.append(needed if groups is None else replace(needed, group=str(label)))
         return max(found, key=lambda needed: math.inf if needed.n is None else needed.n)

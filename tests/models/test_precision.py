@@ -43,49 +43,39 @@ def test_decoding_leaves_the_model_as_it_was(precision, dtype):
         assert torch.equal(tensor, before[name])
 
 
-def each_alone(inputs, options):
-    """The rows of a batch, and what is decoded of each without the others and its padding."""
+def each_alone(policy, precision):
+    """Of five rows: tokens, exit layers and confidences in their batch, and those without the others and
+    their padding."""
+    inputs = source_batch(5, longest=9)
+    options = {"max_new_tokens": 10, "exit_policy": policy, "engine_precision": precision}
+    options["return_dict_in_generate"] = True
+    together = MODELS["t5"].generate(**inputs, **options)
     for row, mask in enumerate(inputs["attention_mask"]):
         tokens = inputs["input_ids"][row : row + 1, : int(mask.sum())]
-        yield row, MODELS["t5"].generate(input_ids=tokens, **options)
+        alone = MODELS["t5"].generate(input_ids=tokens, **options)
+        steps = alone.exit_layers.shape[1]
+        names = {"sequences": steps + 1, "exit_layers": steps, "confidences": steps}
+        yield [(together[name][row, :length], alone[name][0]) for name, length in names.items()]
 
 
 @pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threshold", [1.0, 0.1])
 def test_rows_decode_bit_for_bit_as_they_do_alone(threshold, precision):
-    inputs = source_batch(5, longest=9)
-    options = {
-        "max_new_tokens": 10,
-        "exit_policy": ExitPolicy(measure="softmax", threshold=threshold),
-        "engine_precision": precision,
-        "return_dict_in_generate": True,
-    }
-    together = MODELS["t5"].generate(**inputs, **options)
-    for row, alone in each_alone(inputs, options):
-        steps = alone.exit_layers.shape[1]
-        assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
-        assert torch.equal(together.exit_layers[row, :steps], alone.exit_layers[0])
-        own, other = together.confidences[row, :steps], alone.confidences[0]
-        assert torch.equal(own.nan_to_num(-1), other.nan_to_num(-1))
+    policy = ExitPolicy(measure="softmax", threshold=threshold)
+    for texts, layers, confidences in each_alone(policy, precision):
+        assert torch.equal(*texts)
+        assert torch.equal(*layers)
+        assert torch.equal(*(each.nan_to_num(-1) for each in confidences))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_confidences_of_propagated_tokens_do_not_depend_on_how_many_rows_ask(precision):
     """One row gathers its tokens' rows of the head; five compute all logits."""
-    inputs = source_batch(5, longest=9)
-    options = {
-        "max_new_tokens": 10,
-        "exit_policy": ExitPolicy(measure="softmax", threshold=0.3, top_k=3),
-        "engine_precision": precision,
-        "return_dict_in_generate": True,
-    }
-    together = MODELS["t5"].generate(**inputs, **options)
-    for row, alone in each_alone(inputs, options):
-        steps = alone.exit_layers.shape[1]
-        assert torch.equal(together.sequences[row, : steps + 1], alone.sequences[0])
-        own, other = together.confidences[row, :steps], alone.confidences[0]
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-4, equal_nan=True)
+    policy = ExitPolicy(measure="softmax", threshold=0.3, top_k=3)
+    for texts, _, confidences in each_alone(policy, precision):
+        assert torch.equal(*texts)
+        torch.testing.assert_close(*confidences, rtol=0, atol=1e-4, equal_nan=True)
 
 
 @pytest.mark.skipif(not has_native("cpu"), reason="needs the compiled kernels")

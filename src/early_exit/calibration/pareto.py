@@ -35,13 +35,17 @@ def _front(costs: Sequence[float], losses: Sequence[float], ties: bool) -> list[
     return front[::-1]
 
 
-def pareto_split(groups: ArrayLike, split: float = 0.5) -> np.ndarray:
+def labels_of(groups: ArrayLike | None, prompts: int) -> np.ndarray:
+    """The group of each prompt, one for all where there are none. [prompts]"""
+    return np.zeros(prompts, dtype=int) if groups is None else np.asarray(groups)
+
+
+def pareto_split(labels: np.ndarray, split: float = 0.5) -> np.ndarray:
     """Which prompts find the front: [prompts] booleans, the first ones of each group; the others are tested.
-    groups: [prompts], the group of each; all the same where there are none."""
-    everyone = np.asarray(groups)
-    finds = np.zeros(len(everyone), dtype=bool)
-    for group in np.unique(everyone):
-        members = np.flatnonzero(everyone == group)
+    labels: [prompts], of `labels_of`."""
+    finds = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
         finds[members[: max(1, round(split * len(members)))]] = True
     return finds
 
@@ -59,12 +63,13 @@ def pareto_test(
     """
     table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(costs, dtype=np.float64)
     check_level("split", split)
-    first = int(pareto_split([0] * len(table), split).sum())
-    if len(table) - first < 2:
+    finds = pareto_split(labels_of(None, len(table)), split)
+    if (~finds).sum() < 2:
         raise ValueError(
-            f"{len(table)} prompts, of which {first} find the settings worth testing; two are needed to test"
+            f"{len(table)} prompts, of which {finds.sum()} find the settings worth testing; two are needed "
+            "to test"
         )
-    order = pareto_sequence(costs[:first].mean(axis=0), table[:first].mean(axis=0))
-    p_values = [p_value(table[first:, setting], delta, bound, epsilon) for setting in order]
+    order = pareto_sequence(costs[finds].mean(axis=0), table[finds].mean(axis=0))
+    p_values = [p_value(table[~finds, setting], delta, bound, epsilon) for setting in order]
     accepted = TESTS["pareto"].accepted(p_values, epsilon)
     return (order[accepted[-1]] if accepted else None), order, p_values

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from early_exit.bounds import bound_named, check_level, checked_losses, upper_bound, warn_of_order
 from early_exit.calibration.multiple_tests import TESTS, chains, threshold_tests
-from early_exit.calibration.pareto import pareto_sequence, pareto_split
+from early_exit.calibration.pareto import labels_of, pareto_sequence, pareto_split
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,10 @@ def calibrate_pareto(
     `calibrate_chains`; the costs are those of each prompt. Each group is split on its own, so that all are
     tested. Raises ValueError where one has fewer than four prompts."""
     table, costs = np.asarray(loss_table, dtype=np.float64), np.asarray(settings.costs, dtype=np.float64)
-    everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
     check_groups(groups, "pareto")
-    finds = pareto_split(everyone)
+    finds = pareto_split(labels_of(groups, len(table)))
     order = pareto_sequence(costs[finds].mean(axis=0), table[finds].mean(axis=0))
-    kept = None if groups is None else everyone[~finds]
+    kept = None if groups is None else np.asarray(groups)[~finds]
     tested = Columns(table[~finds][:, order], bound, epsilon, kept)
     in_order = Candidates(
         [settings.thresholds[setting] for setting in order],
@@ -157,9 +156,9 @@ class Columns:
     def __init__(self, table: np.ndarray, bound: str, level: float, groups: ArrayLike | None = None):
         self.table, self.level = table, level
         self.bound, self._bound = bound, bound_named(bound)
-        everyone = np.zeros(len(table), dtype=int) if groups is None else np.asarray(groups)
         check_groups(groups)
-        self._groups = [everyone == group for group in np.unique(everyone)]
+        labels = labels_of(groups, len(table))
+        self._groups = [labels == label for label in np.unique(labels)]
         self.ordered = self._bound.ordered
 
     def p_values(self, delta: float) -> list[float]:
@@ -251,10 +250,10 @@ def first_exiting(table: np.ndarray, full_depth: Sequence[bool]) -> int:
 def check_groups(groups: ArrayLike | None, test: str | None = None) -> None:
     """Raises ValueError for a group that is too small to be tested. groups: [prompts], None without any.
     test: a name of `knob_tests`; Pareto testing needs two prompts of a group in each half."""
+    if groups is None:
+        return
     least = 4 if test == "pareto" else 2
-    for name, count in zip(
-        *np.unique(np.asarray([] if groups is None else groups), return_counts=True), strict=True
-    ):
+    for name, count in zip(*np.unique(np.asarray(groups), return_counts=True), strict=True):
         if count < least:
             raise ValueError(f"{count} prompts of group {str(name)!r}; at least {least} are needed")
 
